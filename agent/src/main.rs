@@ -1,0 +1,2 @@
+//! The `kiln-agent` program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! EC2 on one machine.
