@@ -1,0 +1,477 @@
+//! Tree to type, through serde.
+//!
+//! What serde cannot carry goes beside it: a warning for a key that a type does not know, and the
+//! error of a list item that [`Each`](super::Each) leaves out. Both are kept in a thread-local list
+//! while [`read`] runs, because a `Deserialize` implementation has no other way to say two things.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use serde::de::{
+    self, Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess,
+    SeqAccess, VariantAccess, Visitor,
+};
+
+use super::node::{Entry, Node, Value};
+use super::scalar;
+use crate::diagnostic::{Diagnostic, Severity, nearest};
+
+/// Name of the newtype by which a type asks for text or a list, whichever stands there.
+pub(super) const LIST_OF_WORDS: &str = "$kiln::list-of-words";
+
+thread_local! {
+    static FINDINGS: RefCell<Vec<Diagnostic>> = const { RefCell::new(Vec::new()) };
+    /// The last error with its place, for [`Attempt`], which sees errors through a generic type only.
+    static LAST_ERROR: RefCell<Option<Box<Diagnostic>>> = const { RefCell::new(None) };
+}
+
+/// A value as far as it could be read, and everything that is wrong with it.
+#[derive(Debug)]
+pub struct Checked<T> {
+    /// The value; none if an error stands at it rather than at an item of one of its lists.
+    pub value: Option<T>,
+    /// Errors and warnings, in the order of the document.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Reads a part of a tree as a type.
+///
+/// `path` is the key under which the part stands, for the findings; empty at the root. Keys that the
+/// type does not know are warnings, with the nearest known key as the suggestion.
+pub fn read<T: DeserializeOwned>(node: &Node, path: &str) -> Checked<T> {
+    let outer = FINDINGS.take();
+    let result = T::deserialize(Reader { node, path: Path::Start(path) });
+    let mut diagnostics = FINDINGS.replace(outer);
+    let value = match result {
+        Ok(value) => Some(value),
+        Err(Error(finding)) => {
+            diagnostics.push(*finding);
+            None
+        }
+    };
+    Checked { value, diagnostics }
+}
+
+/// The names of the fields of a struct: the keys that it reads.
+pub fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
+    struct Names<'a>(&'a mut &'static [&'static str]);
+    impl<'de> Deserializer<'de> for Names<'_> {
+        type Error = de::value::Error;
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            fields: &'static [&'static str],
+            _: V,
+        ) -> Result<V::Value, Self::Error> {
+            *self.0 = fields;
+            Err(de::Error::custom("only the names were wanted"))
+        }
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+            Err(de::Error::custom("not a struct"))
+        }
+
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
+            unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+    let mut names: &'static [&'static str] = &[];
+    let _ = T::deserialize(Names(&mut names));
+    names
+}
+
+/// A list item that may fail alone.
+pub(super) struct Attempt<T>(pub Option<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Attempt<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match T::deserialize(deserializer) {
+            Ok(item) => Ok(Attempt(Some(item))),
+            Err(error) => match LAST_ERROR.take() {
+                Some(finding) => {
+                    FINDINGS.with_borrow_mut(|findings| findings.push(*finding));
+                    Ok(Attempt(None))
+                }
+                None => Err(error),
+            },
+        }
+    }
+}
+
+/// An error with its place.
+#[derive(Debug)]
+struct Error(Box<Diagnostic>);
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl de::Error for Error {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Error(Box::new(Diagnostic::error("", message.to_string())))
+    }
+
+    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
+        let mut error = Self::custom(format!("unknown value; expected one of {}", expected.join(", ")));
+        error.0.suggestion = nearest(variant, expected.iter().copied());
+        error
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self::custom(format!("the key `{field}` is missing"))
+    }
+}
+
+/// The keys that lead to a value.
+#[derive(Clone, Copy)]
+enum Path<'a> {
+    Start(&'a str),
+    Key(&'a Path<'a>, &'a str),
+    Index(&'a Path<'a>, usize),
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Path::Start(start) => f.write_str(start),
+            Path::Key(Path::Start(""), key) => f.write_str(key),
+            Path::Key(parent, key) => write!(f, "{parent}.{key}"),
+            Path::Index(parent, index) => write!(f, "{parent}[{index}]"),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Reader<'de, 'p> {
+    node: &'de Node,
+    path: Path<'p>,
+}
+
+impl Reader<'_, '_> {
+    fn error(&self, message: impl Into<String>) -> Error {
+        let finding = Box::new(self.node.diagnostic(Severity::Error, &self.path.to_string(), message));
+        LAST_ERROR.set(Some(finding.clone()));
+        Error(finding)
+    }
+
+    fn expected(&self, what: &str) -> Error {
+        self.error(format!("expected {what}, found {}", self.node.kind()))
+    }
+
+    /// Gives an error that a type raised the place of the value that the type was reading.
+    fn at_here<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        result.map_err(|error| {
+            if !error.0.source.is_empty() {
+                return error;
+            }
+            let mut placed = self.error(error.0.message);
+            placed.0.suggestion = error.0.suggestion;
+            LAST_ERROR.set(Some(placed.0.clone()));
+            placed
+        })
+    }
+
+    fn integer<T: TryFrom<i128>>(&self) -> Result<T, Error> {
+        let Value::Scalar(scalar) = &self.node.value else { return Err(self.expected("a whole number")) };
+        let number = scalar::integer(&scalar.text).ok_or_else(|| self.expected("a whole number"))?;
+        T::try_from(number).map_err(|_| self.error("the number is too large or too small here"))
+    }
+}
+
+macro_rules! integers {
+    ($($method:ident => $visit:ident),+) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            let number = self.integer()?;
+            self.at_here(visitor.$visit(number))
+        })+
+    };
+}
+
+impl<'de> Deserializer<'de> for Reader<'de, '_> {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        use serde_json::Value as Json;
+        match &self.node.value {
+            Value::List(_) => self.deserialize_seq(visitor),
+            Value::Map(_) => self.deserialize_map(visitor),
+            Value::Scalar(scalar) => self.at_here(match scalar::untyped(scalar) {
+                Json::Bool(truth) => visitor.visit_bool(truth),
+                Json::Number(number) => match (number.as_u64(), number.as_i64(), number.as_f64()) {
+                    (Some(whole), _, _) => visitor.visit_u64(whole),
+                    (_, Some(whole), _) => visitor.visit_i64(whole),
+                    (_, _, fraction) => visitor.visit_f64(fraction.unwrap_or(f64::NAN)),
+                },
+                Json::String(text) => visitor.visit_string(text),
+                _ => visitor.visit_unit(),
+            }),
+        }
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match &self.node.value {
+            Value::Scalar(scalar) => match scalar::boolean(&scalar.text) {
+                Some(truth) => self.at_here(visitor.visit_bool(truth)),
+                None => Err(self.expected("true or false")),
+            },
+            _ => Err(self.expected("true or false")),
+        }
+    }
+
+    integers! {
+        deserialize_i8 => visit_i8, deserialize_i16 => visit_i16, deserialize_i32 => visit_i32,
+        deserialize_i64 => visit_i64, deserialize_i128 => visit_i128, deserialize_u8 => visit_u8,
+        deserialize_u16 => visit_u16, deserialize_u32 => visit_u32, deserialize_u64 => visit_u64,
+        deserialize_u128 => visit_u128
+    }
+
+    fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_f64(visitor)
+    }
+
+    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        let Value::Scalar(scalar) = &self.node.value else { return Err(self.expected("a number")) };
+        #[expect(clippy::cast_precision_loss, reason = "a float field takes the nearest float")]
+        let whole = || scalar::integer(&scalar.text).map(|whole| whole as f64);
+        match whole().or_else(|| scalar::float(&scalar.text)) {
+            Some(number) => self.at_here(visitor.visit_f64(number)),
+            None => Err(self.expected("a number")),
+        }
+    }
+
+    fn deserialize_char<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_string(visitor)
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_string(visitor)
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match &self.node.value {
+            Value::Scalar(scalar) if !scalar.is_null() => self.at_here(visitor.visit_string(scalar::text(scalar))),
+            Value::Scalar(_) => self.at_here(visitor.visit_string(String::new())),
+            _ => Err(self.expected("text")),
+        }
+    }
+
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_byte_buf(visitor)
+    }
+
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match &self.node.value {
+            Value::Scalar(scalar) => {
+                let binary = scalar.tag.as_deref() == Some("binary");
+                let decoded = if binary { scalar::decode_binary(&scalar.text) } else { None };
+                self.at_here(visitor.visit_byte_buf(decoded.unwrap_or_else(|| scalar.text.clone().into_bytes())))
+            }
+            _ => Err(self.expected("text")),
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        if self.node.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+    }
+
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        if self.node.is_null() { visitor.visit_unit() } else { Err(self.expected("nothing")) }
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_unit(visitor)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Error> {
+        if name != LIST_OF_WORDS {
+            return self.at_here(visitor.visit_newtype_struct(self));
+        }
+        match &self.node.value {
+            Value::List(_) => self.deserialize_seq(visitor),
+            Value::Scalar(scalar) if !scalar.is_null() => self.at_here(visitor.visit_string(scalar::text(scalar))),
+            _ => Err(self.error(format!("expected {}, found {}", Expecting(&visitor), self.node.kind()))),
+        }
+    }
+
+    /// A lone value stands for a list of one, and nothing for an empty list.
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        let items = match &self.node.value {
+            Value::List(items) => items.as_slice(),
+            _ if self.node.is_null() => &[],
+            _ => std::slice::from_ref(self.node),
+        };
+        let lone = !matches!(self.node.value, Value::List(_));
+        self.at_here(visitor.visit_seq(Items { items, path: &self.path, next: 0, lone }))
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: usize,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match &self.node.value {
+            Value::Map(entries) => {
+                self.at_here(visitor.visit_map(Fields { entries, path: &self.path, current: None, known: None }))
+            }
+            _ if self.node.is_null() => {
+                self.at_here(visitor.visit_map(Fields { entries: &[], path: &self.path, current: None, known: None }))
+            }
+            _ => Err(self.expected("a mapping")),
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        let entries: &[Entry] = match &self.node.value {
+            Value::Map(entries) => entries,
+            _ if self.node.is_null() => &[],
+            // Some structs read from text as well (a user by name); the visitor says so, or refuses.
+            Value::Scalar(scalar) => return self.at_here(visitor.visit_string(scalar::text(scalar))).map_err(|e| {
+                if e.0.message.starts_with("invalid type") { self.expected("a mapping") } else { e }
+            }),
+            Value::List(_) => return Err(self.expected("a mapping")),
+        };
+        self.at_here(visitor.visit_map(Fields { entries, path: &self.path, current: None, known: Some(fields) }))
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        match &self.node.value {
+            Value::Scalar(_) => self.at_here(visitor.visit_enum(Word(self))),
+            _ => Err(self.expected("a word")),
+        }
+    }
+
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_string(visitor)
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_unit()
+    }
+}
+
+struct Expecting<'a, V>(&'a V);
+
+impl<'de, V: Visitor<'de>> fmt::Display for Expecting<'_, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.expecting(f)
+    }
+}
+
+struct Items<'de, 'p> {
+    items: &'de [Node],
+    path: &'p Path<'p>,
+    next: usize,
+    /// The one item is the value itself, so its path has no index.
+    lone: bool,
+}
+
+impl<'de> SeqAccess<'de> for Items<'de, '_> {
+    type Error = Error;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
+        let Some(node) = self.items.get(self.next) else { return Ok(None) };
+        let path = if self.lone { *self.path } else { Path::Index(self.path, self.next) };
+        self.next += 1;
+        seed.deserialize(Reader { node, path }).map(Some)
+    }
+}
+
+struct Fields<'de, 'p> {
+    entries: &'de [Entry],
+    path: &'p Path<'p>,
+    current: Option<&'de Entry>,
+    /// The fields of a struct; a map takes any key.
+    known: Option<&'static [&'static str]>,
+}
+
+impl<'de> MapAccess<'de> for Fields<'de, '_> {
+    type Error = Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
+        while let Some((entry, rest)) = self.entries.split_first() {
+            self.entries = rest;
+            if let Some(known) = self.known
+                && !known.contains(&entry.key.as_str())
+            {
+                let path = Path::Key(self.path, &entry.key).to_string();
+                let mut finding = entry.place.diagnostic(Severity::Warning, &path, "unknown key");
+                finding.suggestion = nearest(&entry.key, known.iter().copied());
+                FINDINGS.with_borrow_mut(|findings| findings.push(finding));
+                continue;
+            }
+            // A key without a value is as good as absent: the field has its default.
+            if self.known.is_some() && entry.value.is_null() {
+                continue;
+            }
+            self.current = Some(entry);
+            return seed.deserialize(entry.key.as_str().into_deserializer()).map(Some);
+        }
+        Ok(None)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
+        match self.current.take() {
+            Some(entry) => {
+                let path = Path::Key(self.path, &entry.key);
+                seed.deserialize(Reader { node: &entry.value, path })
+            }
+            None => Err(de::Error::custom("a value without its key")),
+        }
+    }
+}
+
+struct Word<'de, 'p>(Reader<'de, 'p>);
+
+impl<'de> EnumAccess<'de> for Word<'de, '_> {
+    type Error = Error;
+    type Variant = Self;
+
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Error> {
+        Ok((seed.deserialize(self.0)?, self))
+    }
+}
+
+impl<'de> VariantAccess<'de> for Word<'de, '_> {
+    type Error = Error;
+
+    fn unit_variant(self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, _: T) -> Result<T::Value, Error> {
+        Err(self.0.expected("a word"))
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, Error> {
+        Err(self.0.expected("a word"))
+    }
+
+    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], _: V) -> Result<V::Value, Error> {
+        Err(self.0.expected("a word"))
+    }
+}

@@ -1,0 +1,22 @@
+//! Reading documents that were written for a YAML 1.1 reader, without losing where each value stood.
+//!
+//! A document is parsed into a tree of [`Node`]s that keep their spelling and their place. The tree
+//! is merged and looked at as it is; only [`read`] turns a part of it into a type. So a type decides
+//! what a spelling means (`0644` is a mode here and a name there), and every error has a place.
+//!
+//! - `node`: the tree.
+//! - `parse`: text to tree: anchors, merge keys, duplicate keys, limits.
+//! - `scalar`: what a spelling means to each type. The whole tolerance is in that file.
+//! - `de`: tree to type, through serde.
+//! - `types`: field types for user-data: [`Mode`], [`Each`], [`Argv`].
+
+mod de;
+mod node;
+mod parse;
+pub mod scalar;
+mod types;
+
+pub use de::{Checked, fields_of, read};
+pub use node::{Entry, Node, Place, Scalar, Source, Value};
+pub use parse::parse;
+pub use types::{Argv, Each, Mode};

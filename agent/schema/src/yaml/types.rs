@@ -1,0 +1,135 @@
+//! Field types for user-data.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+
+use super::de::{Attempt, LIST_OF_WORDS};
+use super::scalar;
+
+/// Permission bits of a file, read as octal from the spelling: `0644`, `'0644'` and `644` are one mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode(pub u32);
+
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        scalar::mode(&text)
+            .map(Mode)
+            .ok_or_else(|| de::Error::custom("not a file mode; write octal digits such as '0644'"))
+    }
+}
+
+impl JsonSchema for Mode {
+    fn schema_name() -> Cow<'static, str> {
+        "Mode".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"description": "Octal permission bits", "type": ["string", "integer"], "pattern": "^(0o)?[0-7]{1,5}$"})
+    }
+}
+
+/// A list in which a bad item is reported and left out, so that it never hides the good ones.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Each<T>(pub Vec<T>);
+
+impl<T> Default for Each<T> {
+    fn default() -> Self {
+        Each(Vec::new())
+    }
+}
+
+impl<T> Deref for Each<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Each<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Items<T> {
+            type Value = Each<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Each<T>, A::Error> {
+                let mut items = Vec::new();
+                while let Some(Attempt(item)) = seq.next_element::<Attempt<T>>()? {
+                    items.extend(item);
+                }
+                Ok(Each(items))
+            }
+        }
+        deserializer.deserialize_seq(Items(PhantomData))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Each<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("List_of_{}", T::schema_name()).into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Vec::<T>::json_schema(generator)
+    }
+}
+
+/// One command: a line for the shell, or a program and its arguments, each as spelled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Argv {
+    /// A line for `/bin/sh`.
+    Shell(String),
+    /// A program and its arguments.
+    Words(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for Argv {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Words;
+        impl<'de> Visitor<'de> for Words {
+            type Value = Argv;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a command: text, or a list of a program and its arguments; quote text that has `: ` in it")
+            }
+
+            fn visit_str<E: de::Error>(self, line: &str) -> Result<Argv, E> {
+                Ok(Argv::Shell(line.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Argv, A::Error> {
+                let mut words = Vec::new();
+                while let Some(word) = seq.next_element::<Option<String>>()? {
+                    words.extend(word);
+                }
+                if words.is_empty() { Err(de::Error::custom("an empty command")) } else { Ok(Argv::Words(words)) }
+            }
+        }
+        deserializer.deserialize_newtype_struct(LIST_OF_WORDS, Words)
+    }
+}
+
+impl JsonSchema for Argv {
+    fn schema_name() -> Cow<'static, str> {
+        "Command".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"description": "A shell line, or a program and its arguments",
+            "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": ["string", "number", "boolean", "null"]}, "minItems": 1}]})
+    }
+}
