@@ -1,0 +1,165 @@
+//! The gate's report, schema 1: what `kiln-agent gate` found on an instance and wrote for the builder.
+//!
+//! A builder may read what an older or newer agent wrote. So changes are additive, a reader ignores
+//! fields it does not know, and a verdict or outcome it does not know counts as failed.
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// The number of the format described here.
+pub const SCHEMA: u32 = 1;
+
+/// The files of a report folder. Only [`REPORT`](files::REPORT) is always there; the others are
+/// copies of what the instance had.
+pub mod files {
+    /// The [`Report`](super::Report) itself.
+    pub const REPORT: &str = "gate.json";
+    /// The agent's status at the end of the wait.
+    pub const STATUS: &str = "status.json";
+    /// The agent's journal of this boot.
+    pub const JOURNAL: &str = "journal.txt";
+    /// What the test files printed, in the Test Anything Protocol.
+    pub const TESTS: &str = "tests.tap";
+    /// Puppet's summary of its last run.
+    pub const PUPPET_SUMMARY: &str = "last_run_summary.yaml";
+}
+
+/// Whether an image may be made of this instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Every check passed or had a reason to be skipped.
+    Passed,
+    /// At least one check failed.
+    Failed,
+}
+
+impl<'de> Deserialize<'de> for Verdict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        Ok(if word == "passed" { Verdict::Passed } else { Verdict::Failed })
+    }
+}
+
+/// How one check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckOutcome {
+    /// It found nothing wrong.
+    Passed,
+    /// It found something wrong; the message says what.
+    Failed,
+    /// It had nothing to look at; the message says why.
+    Skipped,
+}
+
+impl CheckOutcome {
+    /// The word in the report.
+    pub fn name(self) -> &'static str {
+        match self {
+            CheckOutcome::Passed => "passed",
+            CheckOutcome::Failed => "failed",
+            CheckOutcome::Skipped => "skipped",
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for CheckOutcome {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        Ok(match word.as_str() {
+            "passed" => CheckOutcome::Passed,
+            "skipped" => CheckOutcome::Skipped,
+            _ => CheckOutcome::Failed,
+        })
+    }
+}
+
+/// One check of the gate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What was looked at: `status`, `puppet`, `tests`.
+    pub name: String,
+    /// How it ended.
+    pub outcome: CheckOutcome,
+    /// One sentence: what was seen.
+    pub message: String,
+}
+
+/// How many tests there were. `planned` is what the test files announced, so a file that stops
+/// half-way shows as fewer results than planned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tests {
+    /// Tests announced by the plans of all test files.
+    pub planned: u32,
+    /// Tests that passed.
+    pub passed: u32,
+    /// Tests that failed.
+    pub failed: u32,
+    /// Tests that were skipped.
+    pub skipped: u32,
+}
+
+impl Tests {
+    /// Tests that gave a result of any kind.
+    pub fn seen(&self) -> u32 {
+        self.passed + self.failed + self.skipped
+    }
+}
+
+/// The whole report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Whether an image may be made.
+    pub verdict: Verdict,
+    /// The one sentence that names why not; `None` when it passed.
+    pub cause: Option<String>,
+    /// Every check, in the order they ran.
+    pub checks: Vec<Check>,
+    /// The test counts; all zero when no tests were asked for.
+    #[serde(default)]
+    pub tests: Tests,
+}
+
+impl Report {
+    /// The report that these checks amount to: the first failed check is the cause.
+    pub fn new(checks: Vec<Check>, tests: Tests) -> Self {
+        let cause = checks.iter().find(|c| c.outcome == CheckOutcome::Failed).map(|c| c.message.clone());
+        let verdict = if cause.is_some() { Verdict::Failed } else { Verdict::Passed };
+        Report { schema: SCHEMA, verdict, cause, checks, tests }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOLDEN: &str = include_str!("../fixtures/gate-1.json");
+
+    #[test]
+    fn the_golden_file_of_schema_1_reads_and_writes_back_the_same() {
+        let report: Report = serde_json::from_str(GOLDEN).unwrap();
+        assert_eq!(serde_json::to_string_pretty(&report).unwrap().trim(), GOLDEN.trim());
+        assert_eq!(Report::new(report.checks.clone(), report.tests), report);
+    }
+
+    #[test]
+    fn what_a_reader_does_not_know_counts_as_failed() {
+        let report: Report = serde_json::from_str(
+            r#"{"schema":2,"verdict":"splendid","cause":null,"new":1,"checks":[{"name":"a","outcome":"odd","message":""}]}"#,
+        )
+        .unwrap();
+        assert_eq!(report.verdict, Verdict::Failed);
+        assert_eq!(report.checks[0].outcome, CheckOutcome::Failed);
+        assert_eq!(report.tests.seen(), 0);
+    }
+
+    #[test]
+    fn a_skipped_check_fails_nothing() {
+        let check = |outcome| Check { name: "puppet".into(), outcome, message: "no puppet section".into() };
+        assert_eq!(Report::new(vec![check(CheckOutcome::Skipped)], Tests::default()).verdict, Verdict::Passed);
+        let failed = Report::new(vec![check(CheckOutcome::Skipped), check(CheckOutcome::Failed)], Tests::default());
+        assert_eq!((failed.verdict, failed.cause.as_deref()), (Verdict::Failed, Some("no puppet section")));
+    }
+}
