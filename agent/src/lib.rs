@@ -1,1 +1,26 @@
 //! The boot agent.
+//!
+//! # Layout
+//! Data flows one way, and `boot` is that way on one page:
+//! - `datasources`: who tells an instance what it is;
+//! - `userdata`: bytes to parts;
+//! - `config`: every document merged, the higher rank over the lower;
+//! - `handlers`: one thing done with the configuration each;
+//! - `stage`: the only caller of handlers: frequency, journal, deadline, outcome;
+//! - `report`: the status, written out at every change.
+//!
+//! `system` is the only code that touches files and runs commands, `net` the only one that speaks to
+//! the network, `cli` what a person types.
+
+pub mod boot;
+pub mod cli;
+pub mod config;
+pub mod context;
+pub mod datasources;
+pub mod handlers;
+pub mod journal;
+pub mod log;
+pub mod report;
+pub mod stage;
+pub mod system;
+pub mod userdata;

@@ -17,7 +17,8 @@ pub const DATA: &str = "/var/lib/kiln/data";
 /// The journal of the handlers that run once in an image's life.
 pub const ONCE_JOURNAL: &str = "/var/lib/kiln/once.jsonl";
 /// Seeds of the `nocloud` datasource: a folder with `user-data` and `meta-data`.
-pub const SEEDS: &[&str] = &["/var/lib/kiln/seed/nocloud", "/var/lib/cloud/seed/nocloud", "/var/lib/cloud/seed/nocloud-net"];
+pub const SEEDS: &[&str] =
+    &["/var/lib/kiln/seed/nocloud", "/var/lib/cloud/seed/nocloud", "/var/lib/cloud/seed/nocloud-net"];
 /// The agent's own configuration; keys as in user-data, of the lowest rank.
 pub const AGENT_CONFIG: &str = "/etc/kiln/agent.yaml";
 /// Drop-ins over [`AGENT_CONFIG`]; a later name wins.

@@ -178,7 +178,9 @@ impl Reader<'_, '_> {
     }
 
     fn integer<T: TryFrom<i128>>(&self) -> Result<T, Error> {
-        let Value::Scalar(scalar) = &self.node.value else { return Err(self.expected("a whole number")) };
+        let Value::Scalar(scalar) = &self.node.value else {
+            return Err(self.expected("a whole number"));
+        };
         let number = scalar::integer(&scalar.text).ok_or_else(|| self.expected("a whole number"))?;
         T::try_from(number).map_err(|_| self.error("the number is too large or too small here"))
     }
@@ -236,7 +238,9 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
     }
 
     fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        let Value::Scalar(scalar) = &self.node.value else { return Err(self.expected("a number")) };
+        let Value::Scalar(scalar) = &self.node.value else {
+            return Err(self.expected("a number"));
+        };
         #[expect(clippy::cast_precision_loss, reason = "a float field takes the nearest float")]
         let whole = || scalar::integer(&scalar.text).map(|whole| whole as f64);
         match whole().or_else(|| scalar::float(&scalar.text)) {
@@ -345,9 +349,11 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
             Value::Map(entries) => entries,
             _ if self.node.is_null() => &[],
             // Some structs read from text as well (a user by name); the visitor says so, or refuses.
-            Value::Scalar(scalar) => return self.at_here(visitor.visit_string(scalar::text(scalar))).map_err(|e| {
-                if e.0.message.starts_with("invalid type") { self.expected("a mapping") } else { e }
-            }),
+            Value::Scalar(scalar) => {
+                return self
+                    .at_here(visitor.visit_string(scalar::text(scalar)))
+                    .map_err(|e| if e.0.message.starts_with("invalid type") { self.expected("a mapping") } else { e });
+            }
             Value::List(_) => return Err(self.expected("a mapping")),
         };
         self.at_here(visitor.visit_map(Fields { entries, path: &self.path, current: None, known: Some(fields) }))
@@ -394,7 +400,9 @@ impl<'de> SeqAccess<'de> for Items<'de, '_> {
     type Error = Error;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
-        let Some(node) = self.items.get(self.next) else { return Ok(None) };
+        let Some(node) = self.items.get(self.next) else {
+            return Ok(None);
+        };
         let path = if self.lone { *self.path } else { Path::Index(self.path, self.next) };
         self.next += 1;
         seed.deserialize(Reader { node, path }).map(Some)

@@ -154,7 +154,11 @@ impl<'input> Builder<'input> {
             let (event, span) = self.next()?;
             let value = self.node(event, span, depth + 1)?;
             let Value::Scalar(scalar) = &key.value else {
-                return Err(Box::new(key.diagnostic(Severity::Error, "", "a key must be text, not a list or a mapping")));
+                return Err(Box::new(key.diagnostic(
+                    Severity::Error,
+                    "",
+                    "a key must be text, not a list or a mapping",
+                )));
             };
             if scalar.plain && scalar.text == "<<" {
                 self.merge_key(value, &mut merged)?;

@@ -70,7 +70,8 @@ pub fn float(text: &str) -> Option<f64> {
         && mantissa.chars().all(|c| digits(c) || c == '.')
         && mantissa.contains(|c: char| c.is_ascii_digit())
         && !mantissa.starts_with('_')
-        && exponent.is_none_or(|e| e.starts_with(['-', '+']) && e.len() > 1 && e[1..].chars().all(|c| c.is_ascii_digit()));
+        && exponent
+            .is_none_or(|e| e.starts_with(['-', '+']) && e.len() > 1 && e[1..].chars().all(|c| c.is_ascii_digit()));
     well_formed.then(|| text.replace('_', "").parse().ok()).flatten()
 }
 
@@ -86,10 +87,8 @@ pub fn mode(text: &str) -> Option<u32> {
 /// The text of a scalar; `!!binary` is decoded where it is text.
 pub fn text(scalar: &Scalar) -> String {
     match scalar.tag.as_deref() {
-        Some("binary") => decode_binary(&scalar.text).map_or_else(
-            || scalar.text.clone(),
-            |bytes| String::from_utf8_lossy(&bytes).into_owned(),
-        ),
+        Some("binary") => decode_binary(&scalar.text)
+            .map_or_else(|| scalar.text.clone(), |bytes| String::from_utf8_lossy(&bytes).into_owned()),
         _ => scalar.text.clone(),
     }
 }
@@ -112,17 +111,24 @@ pub(super) fn check_tag(scalar: &Scalar) -> Result<(), String> {
         None if scalar.plain && scalar.text == "=" => return Err("a bare `=`; quote it".to_owned()),
         _ => true,
     };
-    if fits { Ok(()) } else { Err(format!("this is not what its tag `!!{}` says", scalar.tag.as_deref().unwrap_or(""))) }
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("this is not what its tag `!!{}` says", scalar.tag.as_deref().unwrap_or("")))
+    }
 }
 
 /// What an untyped reader makes of a scalar, for values whose type is the user's own.
 pub fn untyped(scalar: &Scalar) -> Json {
     let text = text(scalar);
     let number = |value: f64| serde_json::Number::from_f64(value).map_or(Json::Null, Json::Number);
-    let whole = |value: i128| i64::try_from(value).map(Json::from).or_else(|_| u64::try_from(value).map(Json::from)).ok();
+    let whole =
+        |value: i128| i64::try_from(value).map(Json::from).or_else(|_| u64::try_from(value).map(Json::from)).ok();
     match scalar.tag.as_deref() {
         Some("int") => return integer(&text).and_then(whole).unwrap_or(Json::String(text)),
-        Some("float") => return text.parse().ok().or_else(|| float(&text)).map_or(Json::Null, number),
+        Some("float") => {
+            return text.parse().ok().or_else(|| float(&text)).map_or(Json::Null, number);
+        }
         Some("bool") => return boolean(&text).map_or(Json::String(text), Json::Bool),
         Some("null") => return Json::Null,
         Some(_) => return Json::String(text),

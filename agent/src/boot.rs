@@ -1,0 +1,148 @@
+//! The whole boot on one page: source, user-data, config, handlers, status.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kiln_schema::diagnostic::Diagnostic;
+use kiln_schema::paths;
+use kiln_schema::status::{Stage, State, Status};
+
+use crate::config::Config;
+use crate::context::Context;
+use crate::datasources::{self, Instance, Search};
+use crate::handlers::{Entry, Frequency, HANDLERS, external};
+use crate::report::{self, Report};
+use crate::stage::{Runner, Step};
+use crate::system::{FileOptions, System, now};
+
+/// How long a stage may take: `local` holds up the network, `init` may wait for a metadata service,
+/// `final` installs and converges.
+fn allowance(stage: Stage) -> Duration {
+    Duration::from_secs(match stage {
+        Stage::Local => 60,
+        Stage::Init => 300,
+        Stage::Final => 3600,
+    })
+}
+
+/// Runs one stage, or all of them in order, and gives the status they left.
+///
+/// # Errors
+/// When the status or the journal cannot be written: then the truth cannot be told, and the caller must fail.
+pub fn boot(system: &System, only: Option<Stage>) -> io::Result<Status> {
+    let report = Report::begin(system);
+    if is_disabled(system) {
+        report.update(|status| status.state = State::Disabled)?;
+        return Ok(report.snapshot());
+    }
+    for stage in Stage::ALL.into_iter().filter(|stage| only.is_none_or(|only| only == *stage)) {
+        run_stage(system, &report, stage)?;
+    }
+    Ok(report.snapshot())
+}
+
+fn run_stage(system: &System, report: &Report, stage: Stage) -> io::Result<()> {
+    let deadline = Instant::now() + allowance(stage);
+    report.update(|status| {
+        status.state = State::Running;
+        status.stage = Some(stage);
+        status.finished = None;
+        status.started.get_or_insert_with(|| now().to_string());
+    })?;
+    match find_instance(system, report, stage, deadline) {
+        Ok(Some(instance)) => run_handlers(system, report, stage, instance, deadline)?,
+        // The source needs the network; the next stage asks it.
+        Ok(None) => {}
+        Err(findings) => report.diagnostics(findings)?,
+    }
+    if stage == Stage::Final { report.finish() } else { Ok(()) }
+}
+
+/// The instance: as an earlier stage of this boot found it, or asked of the sources now.
+fn find_instance(
+    system: &System,
+    report: &Report,
+    stage: Stage,
+    deadline: Instant,
+) -> Result<Option<Instance>, Vec<Diagnostic>> {
+    let known = system.read(paths::INSTANCE).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    if known.is_some() && report.snapshot().instance_id.is_some() {
+        return Ok(known);
+    }
+    if stage == Stage::Final {
+        // Init has asked and told why there is none.
+        return if report.snapshot().diagnostics.is_empty() { search(system, stage, deadline) } else { Ok(None) };
+    }
+    search(system, stage, deadline)
+}
+
+fn search(system: &System, stage: Stage, deadline: Instant) -> Result<Option<Instance>, Vec<Diagnostic>> {
+    let image = Config::of_image(system);
+    match datasources::search(system, image.agent.datasource.as_deref(), stage, deadline) {
+        Search::Found(instance) => Ok(Some(*instance)),
+        Search::Later => Ok(None),
+        Search::None(why) => Err(vec![Diagnostic::error("datasource", why)]),
+    }
+}
+
+fn run_handlers(
+    system: &System,
+    report: &Report,
+    stage: Stage,
+    instance: Instance,
+    deadline: Instant,
+) -> io::Result<()> {
+    let first_sight = report.snapshot().instance_id.as_deref() != Some(&instance.id);
+    if first_sight {
+        remember(system, report, &instance)?;
+    }
+    let config = Config::load(system, &instance);
+    let mut findings = config.diagnostics.clone();
+    findings.extend(config.check_handlers());
+    config.apply_strictness(&mut findings);
+    report.diagnostics(findings)?;
+    let scripts = config.scripts;
+    let root = Arc::new(config.root);
+    let context = Context::new(system.clone(), Arc::new(instance), root.clone(), scripts.into(), report.clone());
+    let mut runner = Runner::new(context, report.clone(), stage, deadline)?;
+    let turn = |h: &&Entry| h.stage == stage && (h.always || h.is_configured(&root));
+    let step = |handler: &'static Entry| Step {
+        name: handler.name,
+        frequency: handler.frequency,
+        prepare: Box::new(|config| handler.prepare(config)),
+    };
+    for handler in HANDLERS.iter().filter(turn).filter(|handler| !handler.tells) {
+        runner.step(&step(handler))?;
+    }
+    if stage == Stage::Final {
+        for name in external::names(system).iter().filter(|name| root.get(name).is_some()) {
+            let prepare = Box::new(|config: &_| external::prepare(name, config));
+            runner.step(&Step { name, frequency: Frequency::Instance, prepare })?;
+        }
+    }
+    for handler in HANDLERS.iter().filter(turn).filter(|handler| handler.tells) {
+        runner.step(&step(handler))?;
+    }
+    Ok(())
+}
+
+/// Keeps what the source told, for later stages and for people.
+fn remember(system: &System, report: &Report, instance: &Instance) -> io::Result<()> {
+    let folder = report::instance_folder(&instance.id);
+    system.make_dir(&folder, 0o755, None)?;
+    system.write(folder.clone() + "/user-data", &instance.user_data, FileOptions::mode(0o600))?;
+    system.link(paths::CURRENT_INSTANCE, &folder)?;
+    // The user-data may hold secrets.
+    system.write(paths::INSTANCE, serde_json::to_vec(instance)?, FileOptions::mode(0o600))?;
+    report.update(|status| {
+        status.instance_id = Some(instance.id.clone());
+        status.source = Some(instance.source.clone());
+    })
+}
+
+/// Whether the agent was told to keep still: by a file, or by `kiln=disabled` on the kernel's command line.
+pub fn is_disabled(system: &System) -> bool {
+    system.exists(paths::DISABLED)
+        || system.kernel_command_line().split_whitespace().any(|word| word == "kiln=disabled")
+}

@@ -1,0 +1,62 @@
+//! What a person, a unit or a provisioner types.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use kiln_schema::status;
+
+use crate::system::System;
+
+mod boot;
+
+/// Exit code of a command line that cannot be understood (EX_USAGE of sysexits.h).
+pub const USAGE: u8 = 64;
+
+/// Configures an instance from its user-data at boot and writes a status that tells the truth.
+#[derive(Debug, Parser)]
+#[command(name = "kiln-agent", version, max_term_width = 100)]
+pub struct Cli {
+    /// Work on the tree in this folder instead of the running machine
+    #[arg(long, global = true, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Configure the instance: find its user-data, run the handlers, write the status
+    Boot(boot::Args),
+}
+
+/// A stage on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Stage {
+    /// Before the network
+    Local,
+    /// With the network, beside sshd
+    Init,
+    /// When services may start
+    Final,
+}
+
+impl From<Stage> for status::Stage {
+    fn from(stage: Stage) -> Self {
+        match stage {
+            Stage::Local => status::Stage::Local,
+            Stage::Init => status::Stage::Init,
+            Stage::Final => status::Stage::Final,
+        }
+    }
+}
+
+/// Runs the command line to its exit code. Everything a person reads has been printed then.
+pub fn run(cli: Cli) -> ExitCode {
+    let system = System::new(&cli.root);
+    match cli.command {
+        Command::Boot(args) => boot::run(&system, &args),
+    }
+}

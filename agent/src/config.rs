@@ -1,0 +1,146 @@
+//! The configuration of a boot: every document, the higher rank over the lower.
+
+use kiln_schema::diagnostic::{Diagnostic, Severity, nearest};
+use kiln_schema::paths;
+use kiln_schema::yaml::{self, Node, Place};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::datasources::Instance;
+use crate::handlers::{self, external};
+use crate::system::System;
+use crate::userdata::{self, Script};
+
+/// The agent's own settings, under the key `kiln`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Settings {
+    /// Unknown keys are errors. Bakes set it.
+    pub strict: bool,
+    /// An image is being baked: handlers that act on the outside world keep still.
+    pub baking: bool,
+}
+
+/// Keys that no handler owns.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct AgentKeys {
+    /// The agent's own settings.
+    pub kiln: Settings,
+    /// The datasources to ask, in this order, without detection.
+    #[serde(alias = "datasource_list")]
+    pub datasource: Option<Vec<String>>,
+    /// What the instance is for; reaches puppet as a fact and templates as a variable.
+    pub role: Option<String>,
+}
+
+/// All that a boot is configured with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Every document merged.
+    pub root: Node,
+    /// The keys that no handler owns.
+    pub agent: AgentKeys,
+    /// Scripts of the user-data, and before them of the vendor-data.
+    pub scripts: Vec<Script>,
+    /// What is wrong with the documents.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Config {
+    /// Reads the agent's files and the instance's documents, and checks every key.
+    ///
+    /// Rank, highest first: user-data, vendor-data, `/etc/kiln/agent.d/*.yaml` (a later name wins),
+    /// `/etc/kiln/agent.yaml`.
+    pub fn load(system: &System, instance: &Instance) -> Self {
+        let user_data = userdata::parse("user-data", &instance.user_data);
+        let vendor_data = userdata::parse("vendor-data", &instance.vendor_data);
+        let mut diagnostics = Vec::new();
+        let files = files(system, &mut diagnostics);
+        let root = userdata::layer(user_data.config, userdata::layer(vendor_data.config, files));
+        let scripts = vendor_data.scripts.into_iter().chain(user_data.scripts).collect();
+        diagnostics.extend(vendor_data.diagnostics);
+        diagnostics.extend(user_data.diagnostics);
+        let mut config = Config { root, agent: AgentKeys::default(), scripts, diagnostics };
+        config.check(&external::names(system));
+        config
+    }
+
+    /// The agent's own files alone, for what must be known before there is an instance.
+    pub fn of_image(system: &System) -> Self {
+        Self::load(system, &Instance::default())
+    }
+
+    /// Reads the keys that no handler owns and reports the keys that nobody knows.
+    pub fn check(&mut self, external: &[String]) {
+        let own = yaml::fields_of::<AgentKeys>();
+        let mut named = handlers::known_keys();
+        named.extend(own);
+        named.extend(external.iter().map(String::as_str));
+        let mut known = Node::empty_map(self.root.place.clone());
+        for entry in self.root.entries() {
+            if own.contains(&entry.key.as_str()) {
+                if let yaml::Value::Map(entries) = &mut known.value {
+                    entries.push(entry.clone());
+                }
+                continue;
+            }
+            if named.contains(&entry.key.as_str()) {
+                continue;
+            }
+            let mut finding = entry.place.diagnostic(Severity::Warning, &entry.key, "unknown key");
+            finding.suggestion = nearest(&entry.key, named.iter().copied());
+            self.diagnostics.push(finding);
+        }
+        let checked = yaml::read::<AgentKeys>(&known, "");
+        self.agent = checked.value.unwrap_or_default();
+        self.diagnostics.extend(checked.diagnostics);
+    }
+
+    /// Reads the part of every handler, so that all findings are known before anything runs.
+    pub fn check_handlers(&self) -> Vec<Diagnostic> {
+        let configured = handlers::HANDLERS.iter().filter(|handler| handler.is_configured(&self.root));
+        let mut findings: Vec<Diagnostic> = Vec::new();
+        for finding in configured.flat_map(|handler| handler.prepare(&self.root).diagnostics) {
+            if !findings.contains(&finding) {
+                findings.push(finding);
+            }
+        }
+        findings
+    }
+
+    /// Under `strict`, an unknown key is an error.
+    pub fn apply_strictness(&self, findings: &mut [Diagnostic]) {
+        if self.agent.kiln.strict {
+            for finding in findings.iter_mut().filter(|f| f.message == "unknown key") {
+                finding.severity = Severity::Error;
+            }
+        }
+    }
+}
+
+/// The agent's files, merged.
+fn files(system: &System, diagnostics: &mut Vec<Diagnostic>) -> Node {
+    let dropins = system.list(paths::AGENT_CONFIG_DROPINS).unwrap_or_default();
+    let dropins = dropins.into_iter().filter(|name| name.ends_with(".yaml") || name.ends_with(".yml"));
+    let dropins = dropins.map(|name| format!("{}/{name}", paths::AGENT_CONFIG_DROPINS));
+    let mut merged = Node::empty_map(Place::whole(paths::AGENT_CONFIG));
+    for path in std::iter::once(paths::AGENT_CONFIG.to_owned()).chain(dropins) {
+        let text = match system.read_text(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                diagnostics.push(Diagnostic::error(path, format!("cannot be read: {error}")));
+                continue;
+            }
+        };
+        match yaml::parse(&path, &text) {
+            Ok((node, warnings)) => {
+                diagnostics.extend(warnings);
+                merged = userdata::layer(node, merged);
+            }
+            Err(finding) => diagnostics.push(*finding),
+        }
+    }
+    merged
+}

@@ -1,0 +1,271 @@
+//! Handlers: each owns some keys of the user-data and does one thing with them.
+//!
+//! # Adding a handler
+//! 1. Write `handlers/NAME.rs`: a `Config` struct whose fields are the top-level keys it reads (with
+//!    `Deserialize`, `JsonSchema`, `Default`, and a doc comment on every field: that is its
+//!    documentation), a unit struct, and `impl Handler` for it, with its tests at the foot. Use the
+//!    field types of [`kiln_schema::yaml`] (`Each`, `Argv`, `Mode`), `Option` and plain types; never
+//!    `#[serde(untagged)]` or `#[serde(flatten)]`, which lose spelling and place.
+//! 2. Add its module and its line in [`HANDLERS`], at the place where it is to run.
+//!
+//! Everything else is derived from the slice: the list of known keys, `kiln-agent handlers`, the JSON
+//! schema, `validate` and the documentation.
+
+use std::time::Duration;
+
+use kiln_schema::diagnostic::Diagnostic;
+use kiln_schema::status::{Reason, Stage};
+use kiln_schema::yaml::{self, Node};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::DeserializeOwned;
+use serde_json::Value as Json;
+
+use crate::context::Context;
+
+pub mod external;
+mod hostname;
+
+/// Every built-in handler, in the order in which they run within their stage.
+pub static HANDLERS: &[Entry] = &[Entry::of::<hostname::Hostname>()];
+
+/// How often a handler runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frequency {
+    /// Once in the life of an instance.
+    Instance,
+    /// At every boot.
+    Boot,
+    /// Once in the life of a disk, whatever instances it becomes.
+    Once,
+}
+
+impl Frequency {
+    /// The word in the documentation.
+    pub fn name(self) -> &'static str {
+        match self {
+            Frequency::Instance => "instance",
+            Frequency::Boot => "boot",
+            Frequency::Once => "once",
+        }
+    }
+}
+
+/// How a handler ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// It did its work; what it tells of it.
+    Ok(Option<Json>),
+    /// It had nothing to do.
+    Skipped(Reason, String),
+    /// It did not do its work.
+    Failed(Failure),
+}
+
+/// A failure: a code for programs and a sentence for a person.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    /// The stable code.
+    pub reason: Reason,
+    /// What failed, on which input, what to do next. No full stop, no secret.
+    pub message: String,
+    /// What else is worth keeping; no secret either.
+    pub detail: Option<Json>,
+}
+
+impl Failure {
+    /// A failure without detail.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Failure { reason, message: message.into(), detail: None }
+    }
+
+    /// The same, with detail.
+    #[must_use]
+    pub fn with_detail(self, detail: Json) -> Self {
+        Failure { detail: Some(detail), ..self }
+    }
+}
+
+impl From<Failure> for Outcome {
+    fn from(failure: Failure) -> Self {
+        Outcome::Failed(failure)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        let reason = match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Reason::DiskFull,
+            _ => Reason::Io,
+        };
+        Failure::new(reason, error.to_string())
+    }
+}
+
+impl From<crate::system::RunError> for Failure {
+    fn from(error: crate::system::RunError) -> Self {
+        use crate::system::RunError;
+        let reason = match &error {
+            RunError::Missing(_) => Reason::MissingProgram,
+            RunError::Start(..) => Reason::CommandFailed,
+            RunError::Timeout(..) => Reason::Timeout,
+        };
+        Failure::new(reason, error.to_string())
+    }
+}
+
+/// What `run` of a handler may end with: `?` works on files, commands and failures.
+pub type Handled = Result<Outcome, Failure>;
+
+/// One thing that the agent does with the user-data.
+pub trait Handler: 'static {
+    /// The name in the status, in `/var/lib/kiln/data` and on the command line.
+    const NAME: &'static str;
+    /// One line of documentation.
+    const SUMMARY: &'static str;
+    /// When it runs.
+    const STAGE: Stage;
+    /// How often it runs.
+    const FREQUENCY: Frequency;
+    /// It is ended after this; most handlers need a fraction of a second.
+    const TIMEOUT: Duration = Duration::from_secs(300);
+    /// It runs also when none of its keys is in the user-data.
+    const ALWAYS: bool = false;
+    /// It tells how the boot went, so it runs after everything else, external handlers too.
+    const TELLS: bool = false;
+
+    /// The top-level keys that it reads, as the fields of a struct. Two handlers may read one key.
+    type Config: DeserializeOwned + JsonSchema + Default;
+
+    /// Whether a failure degrades the boot and does not fail it.
+    fn best_effort(_config: &Self::Config) -> bool {
+        false
+    }
+
+    /// Its own timeout, where the user-data sets one.
+    fn timeout(_config: &Self::Config) -> Duration {
+        Self::TIMEOUT
+    }
+
+    /// Does the work. Everything it needs comes with the context; it must end within its deadline,
+    /// which commands and requests made through the context do by themselves.
+    ///
+    /// # Errors
+    /// The failure that the status tells.
+    fn run(config: &Self::Config, context: &mut Context) -> Handled;
+}
+
+/// A handler in the slice, its types erased.
+pub struct Entry {
+    /// See [`Handler::NAME`].
+    pub name: &'static str,
+    /// See [`Handler::SUMMARY`].
+    pub summary: &'static str,
+    /// See [`Handler::STAGE`].
+    pub stage: Stage,
+    /// See [`Handler::FREQUENCY`].
+    pub frequency: Frequency,
+    /// See [`Handler::ALWAYS`].
+    pub always: bool,
+    /// See [`Handler::TELLS`].
+    pub tells: bool,
+    keys: fn() -> &'static [&'static str],
+    prepare: fn(&Node) -> Prepared,
+    schema: fn(&mut SchemaGenerator) -> Schema,
+}
+
+/// A handler with its configuration read.
+pub struct Prepared {
+    /// What is wrong with the configuration.
+    pub diagnostics: Vec<Diagnostic>,
+    /// The run itself; none if the configuration cannot be used at all.
+    pub run: Option<Runnable>,
+}
+
+/// A handler that is ready to run.
+pub struct Runnable {
+    /// A failure degrades the boot and does not fail it.
+    pub best_effort: bool,
+    /// It is ended after this.
+    pub timeout: Duration,
+    /// Does the work.
+    pub work: Box<dyn FnOnce(&mut Context) -> Handled + Send>,
+}
+
+impl Entry {
+    /// The entry of a handler.
+    pub const fn of<H: Handler>() -> Self
+    where
+        H::Config: Send,
+    {
+        Entry {
+            name: H::NAME,
+            summary: H::SUMMARY,
+            stage: H::STAGE,
+            frequency: H::FREQUENCY,
+            always: H::ALWAYS,
+            tells: H::TELLS,
+            keys: yaml::fields_of::<H::Config>,
+            prepare: prepare::<H>,
+            schema: |generator| H::Config::json_schema(generator),
+        }
+    }
+
+    /// The top-level keys that it reads.
+    pub fn keys(&self) -> &'static [&'static str] {
+        (self.keys)()
+    }
+
+    /// Whether the configuration gives it something to do. A key with nothing behind it still counts (`ntp:`).
+    pub fn is_configured(&self, config: &Node) -> bool {
+        config.entries().iter().any(|entry| self.keys().contains(&entry.key.as_str()))
+    }
+
+    /// Reads its part of the configuration.
+    pub fn prepare(&self, config: &Node) -> Prepared {
+        (self.prepare)(config)
+    }
+
+    /// The JSON schema of its keys.
+    pub fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        (self.schema)(generator)
+    }
+}
+
+fn prepare<H: Handler>(config: &Node) -> Prepared
+where
+    H::Config: Send,
+{
+    let keys = yaml::fields_of::<H::Config>();
+    let mut own = Node::empty_map(config.place.clone());
+    if let yaml::Value::Map(entries) = &mut own.value {
+        entries.extend(config.entries().iter().filter(|e| keys.contains(&e.key.as_str())).cloned());
+    }
+    let yaml::Checked { value, diagnostics } = yaml::read::<H::Config>(&own, "");
+    let run = value.map(|config| Runnable {
+        best_effort: H::best_effort(&config),
+        timeout: H::timeout(&config),
+        work: Box::new(move |context: &mut Context| H::run(&config, context)),
+    });
+    Prepared { diagnostics, run }
+}
+
+/// Every key that a built-in handler reads.
+pub fn known_keys() -> Vec<&'static str> {
+    HANDLERS.iter().flat_map(|handler| handler.keys().iter().copied()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_every_handler_has_keys_or_runs_always() {
+        let mut names: Vec<_> = HANDLERS.iter().map(|h| h.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), HANDLERS.len());
+        for handler in HANDLERS {
+            assert!(handler.always || !handler.keys().is_empty(), "{} can never run", handler.name);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The status of this boot in memory, written out at every change.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use kiln_schema::diagnostic::Diagnostic;
+use kiln_schema::paths;
+use kiln_schema::status::{HandlerReport, Status};
+
+use crate::system::{FileOptions, System, now};
+
+/// The one writer of the status file. Clones share the status.
+#[derive(Clone)]
+pub struct Report {
+    system: System,
+    status: Arc<Mutex<Status>>,
+}
+
+impl Report {
+    /// Takes up the status of this boot where an earlier stage left it, or begins a new one.
+    pub fn begin(system: &System) -> Self {
+        let boot_id = system.boot_id();
+        let fresh = || Status::new(env!("CARGO_PKG_VERSION"), &boot_id);
+        let status = read(system).filter(|status| status.boot_id == boot_id).unwrap_or_else(fresh);
+        Report { system: system.clone(), status: Arc::new(Mutex::new(status)) }
+    }
+
+    /// The status as it stands.
+    pub fn snapshot(&self) -> Status {
+        self.locked().clone()
+    }
+
+    /// Changes the status and writes it out.
+    ///
+    /// # Errors
+    /// When /run cannot be written.
+    pub fn update(&self, change: impl FnOnce(&mut Status)) -> io::Result<()> {
+        let mut status = self.locked();
+        change(&mut status);
+        let mut text = serde_json::to_vec(&*status)?;
+        text.push(b'\n');
+        self.system.write(paths::STATUS, text, FileOptions::mode(0o644))
+    }
+
+    /// Puts a handler's report in the place of its earlier one, or at the end.
+    ///
+    /// # Errors
+    /// When /run cannot be written.
+    pub fn handler(&self, report: HandlerReport) -> io::Result<()> {
+        self.update(|status| match status.handlers.iter_mut().find(|h| h.name == report.name) {
+            Some(earlier) => *earlier = report,
+            None => status.handlers.push(report),
+        })
+    }
+
+    /// Adds findings that the status does not have yet: every stage reads the same documents again.
+    ///
+    /// # Errors
+    /// When /run cannot be written.
+    pub fn diagnostics(&self, findings: Vec<Diagnostic>) -> io::Result<()> {
+        self.update(|status| {
+            for finding in findings {
+                let finding = Diagnostic { excerpt: None, ..finding };
+                if !status.diagnostics.contains(&finding) {
+                    status.diagnostics.push(finding);
+                }
+            }
+        })
+    }
+
+    /// Closes the boot: sets the verdict and copies the status to the instance's folder.
+    ///
+    /// # Errors
+    /// When the status cannot be written, in /run or on the disk.
+    pub fn finish(&self) -> io::Result<()> {
+        self.update(|status| {
+            status.state = status.verdict();
+            status.finished = Some(now().to_string());
+        })?;
+        let status = self.snapshot();
+        if let Some(id) = &status.instance_id {
+            let mut text = serde_json::to_vec(&status)?;
+            text.push(b'\n');
+            self.system.write(instance_folder(id) + "/status.json", text, FileOptions::mode(0o644).durable())?;
+        }
+        Ok(())
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Status> {
+        // A handler that panicked while it held the lock left a whole status behind: fields are set one by one.
+        self.status.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// The status file, if there is one that can be read.
+pub fn read(system: &System) -> Option<Status> {
+    serde_json::from_slice(&system.read(paths::STATUS).ok()?).ok()
+}
+
+/// The folder of an instance; its id is made safe as a file name.
+pub fn instance_folder(id: &str) -> String {
+    let safe = |c: char| {
+        if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' }
+    };
+    let name: String = id.chars().map(safe).collect();
+    let name = name.trim_start_matches('.');
+    format!("{}/{}", paths::INSTANCES, if name.is_empty() { "_" } else { name })
+}
