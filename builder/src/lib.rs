@@ -1,1 +1,4 @@
 //! The builder.
+
+pub mod deb;
+pub mod system;
