@@ -9,6 +9,7 @@ use kiln_schema::status;
 use crate::system::System;
 
 mod boot;
+mod manual;
 
 /// Exit code of a command line that cannot be understood (EX_USAGE of sysexits.h).
 pub const USAGE: u8 = 64;
@@ -30,6 +31,12 @@ pub struct Cli {
 pub enum Command {
     /// Configure the instance: find its user-data, run the handlers, write the status
     Boot(boot::Args),
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man(manual::ManArgs),
+    /// Print the completions for a shell
+    #[command(hide = true)]
+    Completions(manual::CompletionsArgs),
 }
 
 /// A stage on the command line.
@@ -58,5 +65,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let system = System::new(&cli.root);
     match cli.command {
         Command::Boot(args) => boot::run(&system, &args),
+        Command::Man(args) => manual::pages(&args),
+        Command::Completions(args) => manual::completions(&args),
     }
 }
