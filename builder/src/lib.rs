@@ -1,4 +1,5 @@
 //! The builder.
 
+pub mod cli;
 pub mod deb;
 pub mod system;

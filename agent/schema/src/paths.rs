@@ -6,6 +6,9 @@ pub const RUN: &str = "/run/kiln";
 pub const STATUS: &str = "/run/kiln/status.json";
 /// The instance as the datasource described it, mode 0600; later stages read it instead of asking again.
 pub const INSTANCE: &str = "/run/kiln/instance.json";
+/// In a bake the final stage waits for this file: the provisioner uploads what puppet and the scripts
+/// need after the machine has booted, and `kiln-agent gate` makes the file when it is all there.
+pub const PROVISIONED: &str = "/run/kiln/provisioned";
 /// What outlives a boot.
 pub const STATE: &str = "/var/lib/kiln";
 /// One folder an instance id: journal, status, user-data, scripts.

@@ -87,7 +87,8 @@ mod tests {
         fs::create_dir_all(tree.path().join("debian")).unwrap();
         fs::create_dir_all(tree.path().join("target/debug")).unwrap();
         fs::write(tree.path().join("target/debug/kiln"), "old").unwrap();
-        fs::write(tree.path().join("debian/control"), "Source: kiln\n\nPackage: kiln-agent\n\nPackage: kiln\n").unwrap();
+        fs::write(tree.path().join("debian/control"), "Source: kiln\n\nPackage: kiln-agent\n\nPackage: kiln\n")
+            .unwrap();
         tree
     }
 
