@@ -31,7 +31,7 @@ impl FileOptions {
 }
 
 /// Most links that a path may go through, as in the kernel.
-const MAX_LINKS: usize = 40;
+pub(super) const MAX_LINKS: usize = 40;
 
 /// Resolves every link of `path` but the last inside `root`, so that a tree's absolute links and `..` stay in the tree.
 pub(super) fn inside(root: &Path, path: &Path) -> PathBuf {

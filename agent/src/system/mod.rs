@@ -8,6 +8,7 @@
 mod accounts;
 mod command;
 mod files;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
