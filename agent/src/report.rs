@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::paths;
-use kiln_schema::status::{HandlerReport, Status};
+use kiln_schema::status::{HandlerReport, OutcomeKind, Reason, Stage, StageReport, State, Status};
 
 use crate::system::{FileOptions, System, now};
 
@@ -68,22 +68,74 @@ impl Report {
         })
     }
 
-    /// Closes the boot: sets the verdict and copies the status to the instance's folder.
+    /// Says that a stage begins, and of a handler that still counts as running what is true of it: the
+    /// agent was killed while it ran.
     ///
     /// # Errors
-    /// When the status cannot be written, in /run or on the disk.
+    /// When /run cannot be written.
+    pub fn stage_began(&self, stage: Stage) -> io::Result<()> {
+        self.update(|status| {
+            let at = now().to_string();
+            status.state = State::Running;
+            status.stage = Some(stage);
+            status.finished = None;
+            status.started.get_or_insert_with(|| at.clone());
+            for handler in status.handlers.iter_mut().filter(|h| h.outcome == OutcomeKind::Running) {
+                handler.outcome = OutcomeKind::Failed;
+                handler.reason = Some(Reason::Interrupted.code().to_owned());
+                handler.message =
+                    Some("the agent was stopped while this ran; it runs again at the next boot".to_owned());
+            }
+            status.stages.retain(|earlier| earlier.name != stage);
+            status.stages.push(StageReport { name: stage, started: at, finished: None });
+        })
+    }
+
+    /// Says that a stage has run to its end.
+    ///
+    /// # Errors
+    /// When /run cannot be written.
+    pub fn stage_ended(&self, stage: Stage) -> io::Result<()> {
+        self.update(|status| {
+            for ended in status.stages.iter_mut().filter(|s| s.name == stage) {
+                ended.finished = Some(now().to_string());
+            }
+        })
+    }
+
+    /// Closes the boot: sets the verdict and copies the status to the instance's folder.
+    ///
+    /// A stage that did not run to its end is an error of the boot: nobody knows what it left out.
+    ///
+    /// # Errors
+    /// When /run cannot be written.
     pub fn finish(&self) -> io::Result<()> {
+        let whole = |status: &Status, stage| status.stages.iter().any(|s| s.name == stage && s.finished.is_some());
+        let status = self.snapshot();
+        let cut_short = Stage::ALL.into_iter().filter(|stage| !whole(&status, *stage));
+        let findings = cut_short.map(|stage| {
+            let message =
+                format!("the {} stage did not run to its end; `journalctl -u kiln-{0}` tells why", stage.name());
+            Diagnostic::error("boot", message)
+        });
+        self.diagnostics(findings.collect())?;
+        self.close()?;
+        let Some(id) = &status.instance_id else { return Ok(()) };
+        let mut text = serde_json::to_vec(&self.snapshot())?;
+        text.push(b'\n');
+        let kept = self.system.write(instance_folder(id) + "/status.json", text, FileOptions::mode(0o644).durable());
+        if let Err(error) = kept {
+            self.diagnostics(vec![Diagnostic::error(paths::STATE, format!("cannot be written: {error}"))])?;
+            self.close()?;
+        }
+        Ok(())
+    }
+
+    fn close(&self) -> io::Result<()> {
         self.update(|status| {
             status.state = status.verdict();
             status.finished = Some(now().to_string());
-        })?;
-        let status = self.snapshot();
-        if let Some(id) = &status.instance_id {
-            let mut text = serde_json::to_vec(&status)?;
-            text.push(b'\n');
-            self.system.write(instance_folder(id) + "/status.json", text, FileOptions::mode(0o644).durable())?;
-        }
-        Ok(())
+        })
     }
 
     fn locked(&self) -> MutexGuard<'_, Status> {
