@@ -54,7 +54,7 @@ fn run_stage(system: &System, report: &Report, stage: Stage) -> io::Result<()> {
         // The source needs the network; the next stage asks it.
         Ok(None) => Ok(()),
         Err(finding) => {
-            report.diagnostics(vec![finding])?;
+            report.diagnostics(vec![*finding])?;
             // The machine still needs host keys and its default user, so that someone can log in and look.
             run_handlers(system, report, stage, Instance::new(datasources::NONE, datasources::NONE), deadline)
         }
@@ -67,7 +67,7 @@ fn find_instance(
     report: &Report,
     stage: Stage,
     deadline: Instant,
-) -> Result<Option<Instance>, Diagnostic> {
+) -> Result<Option<Instance>, Box<Diagnostic>> {
     let known = system.read(paths::INSTANCE).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     if known.is_some() && report.snapshot().instance_id.is_some() {
         return Ok(known);
@@ -76,7 +76,7 @@ fn find_instance(
     match datasources::search(system, image.agent.datasource.as_deref(), stage, deadline) {
         Search::Found(instance) => Ok(Some(*instance)),
         Search::Later => Ok(None),
-        Search::None(why) => Err(Diagnostic::error("datasource", why)),
+        Search::None(why) => Err(Box::new(Diagnostic::error("datasource", why))),
     }
 }
 
