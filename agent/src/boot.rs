@@ -29,8 +29,13 @@ fn allowance(stage: Stage) -> Duration {
 /// Runs one stage, or all of them in order, and gives the status they left.
 ///
 /// # Errors
-/// When the status cannot be written: then the truth cannot be told, and the caller must fail.
+/// When another agent is at work, or the status cannot be written: then the truth cannot be told, and
+/// the caller must fail.
 pub fn boot(system: &System, only: Option<Stage>) -> io::Result<Status> {
+    let Some(_lock) = system.lock(paths::LOCK)? else {
+        let message = "another kiln-agent is booting this machine; `kiln-agent status --wait` waits for it";
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
+    };
     let report = Report::begin(system);
     if is_disabled(system) {
         report.update(|status| status.state = State::Disabled)?;

@@ -8,6 +8,7 @@
 mod accounts;
 mod command;
 mod files;
+mod lock;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub use accounts::{Account, Group};
 pub use command::{Command, Finished, RunError};
 pub use files::FileOptions;
+pub use lock::Lock;
 
 /// The machine, or a tree that stands for one.
 #[derive(Clone, Debug)]
