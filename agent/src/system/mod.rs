@@ -8,6 +8,7 @@
 mod accounts;
 mod command;
 mod files;
+mod steps;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 pub use accounts::{Account, Group};
 pub use command::{Command, Finished, RunError};
 pub use files::FileOptions;
+pub use steps::shell_quote;
 
 /// The machine, or a tree that stands for one.
 #[derive(Clone, Debug)]
