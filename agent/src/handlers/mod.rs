@@ -21,12 +21,15 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use crate::context::Context;
+use crate::system::RunError;
 
+mod commands;
 pub mod external;
 mod hostname;
+mod runcmd;
 
 /// Every built-in handler, in the order in which they run within their stage.
-pub static HANDLERS: &[Entry] = &[Entry::of::<hostname::Hostname>()];
+pub static HANDLERS: &[Entry] = &[Entry::of::<hostname::Hostname>(), Entry::of::<runcmd::Runcmd>()];
 
 /// How often a handler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,15 +104,18 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-impl From<crate::system::RunError> for Failure {
-    fn from(error: crate::system::RunError) -> Self {
-        use crate::system::RunError;
-        let reason = match &error {
-            RunError::Missing(_) => Reason::MissingProgram,
-            RunError::Start(..) => Reason::CommandFailed,
-            RunError::Timeout(..) => Reason::Timeout,
-        };
-        Failure::new(reason, error.to_string())
+/// The code for a command that has no result.
+fn reason_of(error: &RunError) -> Reason {
+    match error {
+        RunError::Missing(_) => Reason::MissingProgram,
+        RunError::Start(..) => Reason::CommandFailed,
+        RunError::Timeout(..) => Reason::Timeout,
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        Failure::new(reason_of(&error), error.to_string())
     }
 }
 
