@@ -20,6 +20,7 @@ pub mod datasources;
 pub mod handlers;
 pub mod journal;
 pub mod log;
+pub mod net;
 pub mod report;
 pub mod stage;
 pub mod system;
