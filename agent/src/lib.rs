@@ -9,7 +9,7 @@
 //! - `stage`: the only caller of handlers: frequency, journal, deadline, outcome;
 //! - `report`: the status, written out at every change.
 //!
-//! Shared by handlers: `names` (the machine's two names), `distro`, `template`.
+//! Shared by handlers: `names` (the machine's two names), `distro`, `template`, `ssh`.
 //!
 //! `system` is the only code that touches files and runs commands, `net` the only one that speaks to
 //! the network, `cli` what a person types.
@@ -25,7 +25,10 @@ pub mod journal;
 pub mod log;
 pub mod names;
 pub mod report;
+pub mod ssh;
 pub mod stage;
 pub mod system;
 pub mod template;
+#[cfg(test)]
+mod testing;
 pub mod userdata;

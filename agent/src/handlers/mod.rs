@@ -24,9 +24,15 @@ use crate::context::Context;
 
 pub mod external;
 mod hostname;
+mod ssh_host_keys;
+mod ssh_rsa_host_key;
 
 /// Every built-in handler, in the order in which they run within their stage.
-pub static HANDLERS: &[Entry] = &[Entry::of::<hostname::Hostname>()];
+pub static HANDLERS: &[Entry] = &[
+    Entry::of::<hostname::Hostname>(),
+    Entry::of::<ssh_host_keys::SshHostKeys>(),
+    Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
+];
 
 /// How often a handler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +88,15 @@ impl Failure {
     #[must_use]
     pub fn with_detail(self, detail: Json) -> Self {
         Failure { detail: Some(detail), ..self }
+    }
+}
+
+impl Failure {
+    /// One failure for several, of the first's reason; none for none.
+    pub fn all(failures: Vec<Failure>) -> Option<Self> {
+        let reason = failures.first()?.reason;
+        let messages: Vec<_> = failures.into_iter().map(|failure| failure.message).collect();
+        Some(Failure::new(reason, messages.join("; ")))
     }
 }
 
