@@ -14,6 +14,7 @@
 //! `system` is the only code that touches files and runs commands, `net` the only one that speaks to
 //! the network, `cli` what a person types.
 
+pub mod authorized_keys;
 pub mod boot;
 pub mod cli;
 pub mod config;

@@ -250,18 +250,23 @@ fn prepare<H: Handler>(config: &Node) -> Prepared
 where
     H::Config: Send,
 {
-    let keys = yaml::fields_of::<H::Config>();
-    let mut own = Node::empty_map(config.place.clone());
-    if let yaml::Value::Map(entries) = &mut own.value {
-        entries.extend(config.entries().iter().filter(|e| keys.contains(&e.key.as_str())).cloned());
-    }
-    let yaml::Checked { value, diagnostics } = yaml::read::<H::Config>(&own, "");
+    let yaml::Checked { value, diagnostics } = read_keys::<H::Config>(config);
     let run = value.map(|config| Runnable {
         best_effort: H::best_effort(&config),
         timeout: H::timeout(&config),
         work: Box::new(move |context: &mut Context| H::run(&config, context)),
     });
     Prepared { diagnostics, run }
+}
+
+/// Reads the fields of a type from the top-level keys of their names.
+pub fn read_keys<T: DeserializeOwned>(config: &Node) -> yaml::Checked<T> {
+    let keys = yaml::fields_of::<T>();
+    let mut own = Node::empty_map(config.place.clone());
+    if let yaml::Value::Map(entries) = &mut own.value {
+        entries.extend(config.entries().iter().filter(|e| keys.contains(&e.key.as_str())).cloned());
+    }
+    yaml::read::<T>(&own, "")
 }
 
 /// Every key that a built-in handler reads.
