@@ -20,6 +20,9 @@ mod nocloud;
 /// Every source, in the order in which they are asked.
 pub static SOURCES: &[&dyn Datasource] = &[&nocloud::NoCloud];
 
+/// Source and id of the instance when no source knows one: the machine is then set up by the image alone.
+pub const NONE: &str = "none";
+
 /// What a source says of the machine without asking anyone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detected {
