@@ -27,9 +27,17 @@ mod commands;
 pub mod external;
 mod hostname;
 mod runcmd;
+mod scripts;
+mod write_files;
 
 /// Every built-in handler, in the order in which they run within their stage.
-pub static HANDLERS: &[Entry] = &[Entry::of::<hostname::Hostname>(), Entry::of::<runcmd::Runcmd>()];
+pub static HANDLERS: &[Entry] = &[
+    Entry::of::<hostname::Hostname>(),
+    Entry::of::<write_files::WriteFiles>(),
+    Entry::of::<write_files::WriteFilesDeferred>(),
+    Entry::of::<runcmd::Runcmd>(),
+    Entry::of::<scripts::Scripts>(),
+];
 
 /// How often a handler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,6 +261,15 @@ where
         work: Box::new(move |context: &mut Context| H::run(&config, context)),
     });
     Prepared { diagnostics, run }
+}
+
+/// The items of a list in the configuration, with their places; a lone value stands for a list of one.
+fn items<'a>(config: &'a Node, key: &str) -> &'a [Node] {
+    match config.get(key) {
+        Some(Node { value: yaml::Value::List(items), .. }) => items,
+        Some(node) if !node.is_null() => std::slice::from_ref(node),
+        _ => &[],
+    }
 }
 
 /// Every key that a built-in handler reads.
