@@ -23,6 +23,7 @@ use serde_json::Value as Json;
 use crate::context::Context;
 use crate::system::RunError;
 
+mod bootcmd;
 mod commands;
 pub mod external;
 mod hostname;
@@ -32,6 +33,7 @@ mod write_files;
 
 /// Every built-in handler, in the order in which they run within their stage.
 pub static HANDLERS: &[Entry] = &[
+    Entry::of::<bootcmd::Bootcmd>(),
     Entry::of::<hostname::Hostname>(),
     Entry::of::<write_files::WriteFiles>(),
     Entry::of::<write_files::WriteFilesDeferred>(),
