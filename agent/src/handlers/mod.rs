@@ -23,19 +23,27 @@ use serde_json::Value as Json;
 use crate::context::Context;
 use crate::system::RunError;
 
+mod bootcmd;
+mod bootcmd;
 mod commands;
 pub mod external;
 mod hostname;
 mod runcmd;
+mod scripts;
 mod ssh_host_keys;
 mod ssh_rsa_host_key;
+mod write_files;
 
 /// Every built-in handler, in the order in which they run within their stage.
 pub static HANDLERS: &[Entry] = &[
     Entry::of::<hostname::Hostname>(),
+    Entry::of::<write_files::WriteFiles>(),
     Entry::of::<ssh_host_keys::SshHostKeys>(),
+    Entry::of::<write_files::WriteFilesDeferred>(),
     Entry::of::<runcmd::Runcmd>(),
+    Entry::of::<scripts::Scripts>(),
     Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
+    Entry::of::<bootcmd::Bootcmd>(),
 ];
 
 /// How often a handler runs.
@@ -274,6 +282,13 @@ pub fn read_keys<T: DeserializeOwned>(config: &Node) -> yaml::Checked<T> {
         entries.extend(config.entries().iter().filter(|e| keys.contains(&e.key.as_str())).cloned());
     }
     yaml::read::<T>(&own, "")
+/// The items of a list in the configuration, with their places; a lone value stands for a list of one.
+fn items<'a>(config: &'a Node, key: &str) -> &'a [Node] {
+    match config.get(key) {
+        Some(Node { value: yaml::Value::List(items), .. }) => items,
+        Some(node) if !node.is_null() => std::slice::from_ref(node),
+        _ => &[],
+    }
 }
 
 /// Every key that a built-in handler reads.

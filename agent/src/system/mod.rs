@@ -7,6 +7,7 @@
 
 mod accounts;
 mod command;
+mod disk;
 mod files;
 mod lock;
 mod watch;
