@@ -24,9 +24,10 @@ use crate::context::Context;
 
 pub mod external;
 mod hostname;
+pub mod route53;
 
 /// Every built-in handler, in the order in which they run within their stage.
-pub static HANDLERS: &[Entry] = &[Entry::of::<hostname::Hostname>()];
+pub static HANDLERS: &[Entry] = &[Entry::of::<hostname::Hostname>(), Entry::of::<route53::Route53>()];
 
 /// How often a handler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
