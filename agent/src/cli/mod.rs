@@ -10,6 +10,7 @@ use crate::system::System;
 
 mod boot;
 mod manual;
+mod run;
 
 /// Exit code of a command line that cannot be understood (EX_USAGE of sysexits.h).
 pub const USAGE: u8 = 64;
@@ -31,6 +32,8 @@ pub struct Cli {
 pub enum Command {
     /// Configure the instance: find its user-data, run the handlers, write the status
     Boot(boot::Args),
+    /// Do one piece of work outside a boot
+    Run(run::Args),
     /// Write the manual pages into a folder
     #[command(hide = true)]
     Man(manual::ManArgs),
@@ -65,6 +68,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let system = System::new(&cli.root);
     match cli.command {
         Command::Boot(args) => boot::run(&system, &args),
+        Command::Run(args) => run::run(&system, &args),
         Command::Man(args) => manual::pages(&args),
         Command::Completions(args) => manual::completions(&args),
     }

@@ -24,10 +24,12 @@ use crate::context::Context;
 
 pub mod external;
 mod hostname;
+mod phone_home;
 pub mod route53;
 
 /// Every built-in handler, in the order in which they run within their stage.
-pub static HANDLERS: &[Entry] = &[Entry::of::<hostname::Hostname>(), Entry::of::<route53::Route53>()];
+pub static HANDLERS: &[Entry] =
+    &[Entry::of::<hostname::Hostname>(), Entry::of::<route53::Route53>(), Entry::of::<phone_home::PhoneHome>()];
 
 /// How often a handler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
