@@ -131,7 +131,8 @@ fn batch(zone: Zone, records: Vec<Record>) -> Batch {
 /// A zone by its id or name.
 fn find_zone(wanted: &str, private: bool, service: &Service) -> Result<Zone, Failure> {
     let id = wanted.trim_start_matches("/hostedzone/");
-    if id.len() > 3 && id.starts_with('Z') && id.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit()) {
+    // An id has neither dots nor small letters. A zone named by one word alone can be given as `word.`.
+    if id.len() > 3 && id.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit()) {
         return Ok(service.zone(id)?);
     }
     let name = format!("{}.", wanted.trim_end_matches('.').to_lowercase());
