@@ -3,13 +3,12 @@
 use std::net::Ipv4Addr;
 
 use kiln_schema::status::Reason;
-use kiln_schema::yaml::{self, Node, Value};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::context::Context;
 use crate::distro::Distro;
-use crate::handlers::Failure;
+use crate::handlers::{Failure, read_keys};
 
 /// Keys of the names.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -39,13 +38,8 @@ pub struct Names {
 impl Names {
     /// The names of this instance; none if neither the user-data nor the datasource gives one.
     pub fn of(context: &Context) -> Option<Self> {
-        let wanted = yaml::fields_of::<Keys>();
-        let mut own = Node::empty_map(context.config.place.clone());
-        if let Value::Map(entries) = &mut own.value {
-            entries.extend(context.config.entries().iter().filter(|e| wanted.contains(&e.key.as_str())).cloned());
-        }
         // What is wrong with the keys, the `hostname` handler tells.
-        let keys = yaml::read::<Keys>(&own, "").value.unwrap_or_default();
+        let keys = read_keys::<Keys>(&context.config).value.unwrap_or_default();
         Self::choose(&keys, context)
     }
 
