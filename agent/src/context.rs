@@ -87,6 +87,11 @@ impl Context {
         Context::new(system, instance, Arc::new(config), Arc::new([]), report)
     }
 
+    /// The same surroundings with a status in which something has happened.
+    pub fn with_report(self, report: Report) -> Self {
+        Context { report, ..self }
+    }
+
     /// Runs a handler on the configuration of this context.
     pub fn run_handler<H: crate::handlers::Handler>(&mut self) -> crate::handlers::Handled
     where

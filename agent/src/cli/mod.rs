@@ -12,6 +12,7 @@ mod boot;
 mod clean;
 mod handlers;
 mod manual;
+mod run;
 mod plan;
 mod print;
 mod schema;
@@ -40,6 +41,8 @@ pub struct Cli {
 pub enum Command {
     /// Configure the instance: find its user-data, run the handlers, write the status
     Boot(boot::Args),
+    /// Do one piece of work outside a boot
+    Run(run::Args),
     /// Tell how this boot stands, or wait for its end
     Status(status::Args),
     /// Check user-data without running it
@@ -88,6 +91,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let system = System::new(&cli.root);
     match cli.command {
         Command::Boot(args) => boot::run(&system, &args),
+        Command::Run(args) => run::run(&system, &args),
         Command::Status(args) => status::run(&system, &args),
         Command::Validate(args) => validate::run(&system, &args),
         Command::Plan(args) => plan::run(&system, &args),

@@ -25,9 +25,12 @@ use crate::system::RunError;
 
 mod bootcmd;
 mod bootcmd;
+mod bootcmd;
 mod commands;
 pub mod external;
 mod hostname;
+mod phone_home;
+pub mod route53;
 mod runcmd;
 mod scripts;
 mod ssh_host_keys;
@@ -43,6 +46,8 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<runcmd::Runcmd>(),
     Entry::of::<scripts::Scripts>(),
     Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
+    Entry::of::<route53::Route53>(),
+    Entry::of::<phone_home::PhoneHome>(),
     Entry::of::<bootcmd::Bootcmd>(),
 ];
 
