@@ -24,12 +24,16 @@ use crate::context::Context;
 
 pub mod external;
 mod hostname;
+mod ssh_authorized_keys;
 mod ssh_host_keys;
 mod ssh_rsa_host_key;
+mod users;
 
 /// Every built-in handler, in the order in which they run within their stage.
 pub static HANDLERS: &[Entry] = &[
     Entry::of::<hostname::Hostname>(),
+    Entry::of::<users::Users>(),
+    Entry::of::<ssh_authorized_keys::SshAuthorizedKeys>(),
     Entry::of::<ssh_host_keys::SshHostKeys>(),
     Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
 ];
