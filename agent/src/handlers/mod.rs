@@ -24,17 +24,21 @@ use crate::context::Context;
 
 pub mod external;
 mod hostname;
+mod hosts;
 mod ssh_authorized_keys;
 mod ssh_host_keys;
 mod ssh_rsa_host_key;
+mod templates;
 mod users;
 
 /// Every built-in handler, in the order in which they run within their stage.
 pub static HANDLERS: &[Entry] = &[
     Entry::of::<hostname::Hostname>(),
+    Entry::of::<hosts::Hosts>(),
     Entry::of::<users::Users>(),
     Entry::of::<ssh_authorized_keys::SshAuthorizedKeys>(),
     Entry::of::<ssh_host_keys::SshHostKeys>(),
+    Entry::of::<templates::Templates>(),
     Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
 ];
 
