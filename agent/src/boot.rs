@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::paths;
 use kiln_schema::status::{Stage, State, Status};
+use kiln_schema::yaml::Node;
 
 use crate::config::Config;
 use crate::context::Context;
@@ -29,8 +30,13 @@ fn allowance(stage: Stage) -> Duration {
 /// Runs one stage, or all of them in order, and gives the status they left.
 ///
 /// # Errors
-/// When the status cannot be written: then the truth cannot be told, and the caller must fail.
+/// When another agent is at work, or the status cannot be written: then the truth cannot be told, and
+/// the caller must fail.
 pub fn boot(system: &System, only: Option<Stage>) -> io::Result<Status> {
+    let Some(_lock) = system.lock(paths::LOCK)? else {
+        let message = "another kiln-agent is booting this machine; `kiln-agent status --wait` waits for it";
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
+    };
     let report = Report::begin(system);
     if is_disabled(system) {
         report.update(|status| status.state = State::Disabled)?;
@@ -54,7 +60,7 @@ fn run_stage(system: &System, report: &Report, stage: Stage) -> io::Result<()> {
         // The source needs the network; the next stage asks it.
         Ok(None) => Ok(()),
         Err(finding) => {
-            report.diagnostics(vec![finding])?;
+            report.diagnostics(vec![*finding])?;
             // The machine still needs host keys and its default user, so that someone can log in and look.
             run_handlers(system, report, stage, Instance::new(datasources::NONE, datasources::NONE), deadline)
         }
@@ -67,7 +73,7 @@ fn find_instance(
     report: &Report,
     stage: Stage,
     deadline: Instant,
-) -> Result<Option<Instance>, Diagnostic> {
+) -> Result<Option<Instance>, Box<Diagnostic>> {
     let known = system.read(paths::INSTANCE).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     if known.is_some() && report.snapshot().instance_id.is_some() {
         return Ok(known);
@@ -76,7 +82,7 @@ fn find_instance(
     match datasources::search(system, image.agent.datasource.as_deref(), stage, deadline) {
         Search::Found(instance) => Ok(Some(*instance)),
         Search::Later => Ok(None),
-        Search::None(why) => Err(Diagnostic::error("datasource", why)),
+        Search::None(why) => Err(Box::new(Diagnostic::error("datasource", why))),
     }
 }
 
@@ -103,23 +109,8 @@ fn run_handlers(
     let root = Arc::new(config.root);
     let context = Context::new(system.clone(), Arc::new(instance), root.clone(), scripts.into(), report.clone());
     let mut runner = Runner::new(context, report.clone(), stage, deadline);
-    let turn = |h: &&Entry| h.stage == stage && (h.always || h.is_configured(&root));
-    let step = |handler: &'static Entry| Step {
-        name: handler.name,
-        frequency: handler.frequency,
-        prepare: Box::new(|config| handler.prepare(config)),
-    };
-    for handler in HANDLERS.iter().filter(turn).filter(|handler| !handler.tells) {
-        runner.step(&step(handler))?;
-    }
-    if stage == Stage::Final {
-        for name in external::names(system).iter().filter(|name| root.get(name).is_some()) {
-            let prepare = Box::new(|config: &_| external::prepare(name, config));
-            runner.step(&Step { name, frequency: Frequency::Instance, prepare })?;
-        }
-    }
-    for handler in HANDLERS.iter().filter(turn).filter(|handler| handler.tells) {
-        runner.step(&step(handler))?;
+    for turn in turns(system, stage, &root) {
+        runner.step(&turn.step())?;
     }
     Ok(())
 }
@@ -132,6 +123,45 @@ fn wait_until_provisioned(system: &System, deadline: Instant) -> bool {
         tracing::error!("cannot wait for {}: {error}", paths::PROVISIONED);
         false
     })
+}
+
+/// A handler that has something to do, built-in or external.
+pub enum Turn {
+    /// Of the slice.
+    BuiltIn(&'static Entry),
+    /// By its name.
+    External(String),
+}
+
+impl Turn {
+    fn step(&self) -> Step<'_> {
+        match self {
+            Turn::BuiltIn(handler) => Step {
+                name: handler.name,
+                frequency: handler.frequency,
+                prepare: Box::new(|config| handler.prepare(config)),
+            },
+            Turn::External(name) => Step {
+                name,
+                frequency: Frequency::Instance,
+                prepare: Box::new(|config| external::prepare(name, config)),
+            },
+        }
+    }
+}
+
+/// The handlers that a configuration gives something to do in a stage, in the order in which they run.
+pub fn turns(system: &System, stage: Stage, config: &Node) -> Vec<Turn> {
+    let due = HANDLERS.iter().filter(|h| h.stage == stage && (h.always || h.is_configured(config)));
+    // Those that tell how the boot went come last, after the external ones.
+    let (tell, work): (Vec<_>, Vec<_>) = due.partition(|handler| handler.tells);
+    let mut turns: Vec<Turn> = work.into_iter().map(Turn::BuiltIn).collect();
+    if stage == Stage::Final {
+        let named = external::names(system).into_iter().filter(|name| config.get(name).is_some());
+        turns.extend(named.map(Turn::External));
+    }
+    turns.extend(tell.into_iter().map(Turn::BuiltIn));
+    turns
 }
 
 /// Keeps what the source told, for later stages and for people.

@@ -24,6 +24,7 @@ pub mod distro;
 pub mod handlers;
 pub mod journal;
 pub mod log;
+pub mod net;
 pub mod names;
 pub mod report;
 pub mod ssh;

@@ -229,8 +229,11 @@ mod tests {
         instance: &'a str,
     }
 
+    /// A handler's name, frequency and work.
+    type Scripted<'a> = (&'a str, Frequency, fn() -> Handled);
+
     impl Tree<'_> {
-        fn run(&self, steps: &[(&str, Frequency, fn() -> Handled)]) -> Vec<HandlerReport> {
+        fn run(&self, steps: &[Scripted<'_>]) -> Vec<HandlerReport> {
             let system = System::new(self.root);
             // Every run is a boot of its own.
             system.remove(paths::STATUS).unwrap();
@@ -298,7 +301,7 @@ mod tests {
     fn a_handler_of_every_boot_runs_again_and_one_of_the_instance_says_that_it_ran() {
         let tree = tempfile::tempdir().unwrap();
         let boot = Tree { root: tree.path(), instance: "i-1" };
-        let steps: [(&str, Frequency, fn() -> Handled); 2] = [("every", Boot, good), ("once", PerInstance, good)];
+        let steps: [Scripted<'_>; 2] = [("every", Boot, good), ("once", PerInstance, good)];
         boot.run(&steps);
         let handlers = boot.run(&steps);
         assert_eq!(handlers[0].outcome, OutcomeKind::Ok);

@@ -21,10 +21,13 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use crate::context::Context;
+use crate::system::RunError;
 
+mod commands;
 pub mod external;
 mod hostname;
 mod hosts;
+mod runcmd;
 mod ssh_authorized_keys;
 mod ssh_host_keys;
 mod ssh_rsa_host_key;
@@ -40,6 +43,7 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<ssh_host_keys::SshHostKeys>(),
     Entry::of::<templates::Templates>(),
     Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
+    Entry::of::<runcmd::Runcmd>(),
 ];
 
 /// How often a handler runs.
@@ -124,15 +128,18 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-impl From<crate::system::RunError> for Failure {
-    fn from(error: crate::system::RunError) -> Self {
-        use crate::system::RunError;
-        let reason = match &error {
-            RunError::Missing(_) => Reason::MissingProgram,
-            RunError::Start(..) => Reason::CommandFailed,
-            RunError::Timeout(..) => Reason::Timeout,
-        };
-        Failure::new(reason, error.to_string())
+/// The code for a command that has no result.
+fn reason_of(error: &RunError) -> Reason {
+    match error {
+        RunError::Missing(_) => Reason::MissingProgram,
+        RunError::Start(..) => Reason::CommandFailed,
+        RunError::Timeout(..) => Reason::Timeout,
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        Failure::new(reason_of(&error), error.to_string())
     }
 }
 
