@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use super::{Failure, Frequency, Handled, Handler, Outcome};
+use super::{Failure, Frequency, Handled, Handler, Outcome, commands};
 use crate::context::Context;
 use crate::system::{Command, FileOptions};
 use crate::template;
@@ -59,7 +59,7 @@ impl Handler for Templates {
         let variables = template::variables(context);
         let mut problems: Vec<Failure> = Vec::new();
         let (mut changed, mut unchanged) = (Vec::new(), 0);
-        let mut notified: Vec<&Argv> = Vec::new();
+        let mut notified: Vec<(&str, &Argv)> = Vec::new();
         for template in config.templates.iter() {
             let told =
                 |failure: Failure| Failure { message: format!("{}: {}", template.path, failure.message), ..failure };
@@ -67,13 +67,15 @@ impl Handler for Templates {
                 Ok(true) => {
                     changed.push(template.path.as_str());
                     // Several files of one service make it reload once.
-                    notified.extend(template.notify.as_ref().filter(|command| !notified.contains(command)));
+                    let command = template.notify.iter().filter(|new| !notified.iter().any(|(_, known)| known == new));
+                    let told: Vec<_> = command.map(|command| (template.path.as_str(), command)).collect();
+                    notified.extend(told);
                 }
                 Ok(false) => unchanged += 1,
                 Err(failure) => problems.push(told(failure)),
             }
         }
-        problems.extend(notified.into_iter().filter_map(|command| notify(command, context).err()));
+        problems.extend(notified.into_iter().filter_map(|(path, command)| notify(path, command, context).err()));
         let detail = json!({"changed": changed, "unchanged": unchanged});
         match Failure::all(problems) {
             Some(failure) => Err(failure.with_detail(detail)),
@@ -114,25 +116,27 @@ fn write(template: &Template, variables: &Json, context: &Context) -> Result<boo
     Ok(true)
 }
 
-fn notify(command: &Argv, context: &Context) -> Result<(), Failure> {
+/// Runs a command after a change. Its text may hold a password, so it is named by its file and its program.
+fn notify(path: &str, command: &Argv, context: &Context) -> Result<(), Failure> {
     let timeout = NOTIFY_TIMEOUT.min(context.time_left());
-    let (run, shown) = match command {
-        Argv::Shell(line) => (Command::new("/bin/sh", timeout).args(["-c", line]), line.clone()),
+    let (run, program) = match command {
+        Argv::Shell(line) => (Command::new("/bin/sh", timeout).args(["-c", line]), commands::program(line)),
         Argv::Words(words) => {
-            let program = words.first().map(String::as_str).unwrap_or_default();
-            (Command::new(program, timeout).args(words.iter().skip(1).cloned()), words.join(" "))
+            let program = words.first().map(String::as_str);
+            (Command::new(program.unwrap_or_default(), timeout).args(words.iter().skip(1).cloned()), program)
         }
     };
+    let label = format!("{path}: its notify command{}", program.map_or(String::new(), |name| format!(" (`{name}`)")));
     let done = context.run(&run).map_err(|error| {
         let failure = Failure::from(error);
-        Failure { message: format!("notify `{shown}`: {}", failure.message), ..failure }
+        Failure { message: format!("{label} did not run: {}", failure.message), ..failure }
     })?;
     if done.success() {
         return Ok(());
     }
     let said = done.last_lines(3).join("; ");
     let said = if said.is_empty() { said } else { format!(": {said}") };
-    Err(Failure::new(Reason::CommandFailed, format!("notify `{shown}` {}{said}", done.ending())))
+    Err(Failure::new(Reason::CommandFailed, format!("{label} {}{said}", done.ending())))
 }
 
 #[cfg(test)]
@@ -201,8 +205,8 @@ mod tests {
             "; /e: it has both `source` and `content`",
             "; /f: owner: no user `nobody-here`",
             "; /etc: ",
-            "; notify `echo broken >&2; exit 3` exited 3: broken",
-            "; notify `not-a-program`: not-a-program is not installed",
+            "; /g: its notify command (`echo`) exited 3: broken",
+            "; /h: its notify command (`not-a-program`) did not run: not-a-program is not installed",
         ] {
             assert!(message.contains(part), "{part}: {message}");
         }
