@@ -23,19 +23,24 @@ pub struct Ran {
     pub ending: Result<Finished, RunError>,
 }
 
-/// The outcome of a list of commands, of which the last `not_run` never began.
-pub fn outcome(ran: Vec<Ran>, not_run: usize) -> Handled {
+/// The outcome of a list of `what` (`commands`), of which the last `not_run` never began. `unusable`
+/// has a sentence for each that could not be read.
+pub fn outcome(what: &str, ran: Vec<Ran>, unusable: Vec<String>, not_run: usize) -> Handled {
     let mut failures = Vec::new();
-    let mut reason = Reason::CommandFailed;
+    let mut reason = Reason::Config;
     let mut records = Vec::new();
-    let count = ran.len();
+    let count = ran.len() + unusable.len() + not_run;
     for command in ran {
         let finished = match &command.ending {
             Ok(finished) => Some(finished),
             Err(RunError::Timeout(_, _, finished)) => Some(&**finished),
             Err(_) => None,
         };
-        records.push(record(command.detail, finished, command.ending.is_ok()));
+        let mut record = record(command.detail, finished, command.ending.is_ok());
+        if let (Err(error), None) = (&command.ending, finished) {
+            record["error"] = json!(error.to_string());
+        }
+        records.push(record);
         if let Some(sentence) = failure(&command.label, &command.ending) {
             if failures.is_empty() {
                 reason = match &command.ending {
@@ -46,17 +51,20 @@ pub fn outcome(ran: Vec<Ran>, not_run: usize) -> Handled {
             failures.push(sentence);
         }
     }
-    let mut detail = json!({"commands": records});
+    let ended_the_list = not_run > 0 && !failures.is_empty();
+    failures.extend(unusable);
+    let mut detail = json!({});
+    detail[what] = json!(records);
     if not_run > 0 {
         detail["not_run"] = json!(not_run);
     }
     let Some(first) = failures.first() else { return Ok(Outcome::Ok(Some(detail))) };
     let mut message = match failures.len() {
         1 => first.clone(),
-        many => format!("{many} of {} commands failed, the first: {first}", count + not_run),
+        many => format!("{many} of {count} {what} failed, the first: {first}"),
     };
-    if not_run > 0 {
-        let last = if failures.len() == 1 { "it" } else { "the last of them" };
+    if ended_the_list {
+        let last = if failures.len() == 1 { "it" } else { "the last that ran" };
         message.push_str(&format!("; {last} ended the list, so {not_run} more did not run"));
     }
     Err(Failure::new(reason, message).with_detail(detail))
@@ -89,6 +97,7 @@ fn failure(label: &str, ending: &Result<Finished, RunError>) -> Option<String> {
         Err(RunError::Timeout(_, after, finished)) => {
             (format!("did not end within {:.0} s and was killed", after.as_secs_f64()), Some(&**finished))
         }
+        Err(RunError::Start(_, why)) => (format!("did not run: {why}"), None),
         Err(error) => (format!("did not run: {error}"), None),
     };
     let said = finished.and_then(|finished| last_lines(finished, false).pop());

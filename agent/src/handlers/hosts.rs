@@ -116,6 +116,8 @@ fn with_line(old: &str, address: &str, names: &Names) -> String {
         let told: Vec<&str> = words.collect();
         here && told.first() == Some(&names.full.as_str()) && told.contains(&names.short.as_str())
     };
+    // An image without the file does not know its loopback address either.
+    let old = if old.trim().is_empty() { "127.0.0.1 localhost\n::1 localhost\n" } else { old };
     let mut lines: Vec<&str> = old.lines().filter(|line| !line.ends_with(MARK)).collect();
     let alias = if names.full == names.short { String::new() } else { format!(" {}", names.short) };
     let own = format!("{address} {}{alias} {MARK}", names.full);
@@ -172,7 +174,7 @@ mod tests {
         let keys = "{manage_etc_hosts: localhost, fqdn: web.example.org}";
         let line = "127.0.1.1 web.example.org web # kiln\n";
         for (old, expected) in [
-            ("", line.to_owned()),
+            ("", format!("127.0.0.1 localhost\n::1 localhost\n{line}")),
             ("127.0.0.1 localhost\n", format!("127.0.0.1 localhost\n{line}")),
             ("127.0.0.1 localhost", format!("127.0.0.1 localhost\n{line}")),
             ("127.0.1.1 old.example.org old # kiln\n# mine\n", format!("# mine\n{line}")),
@@ -183,7 +185,7 @@ mod tests {
             assert_eq!(hosts(keys, &[(HOSTS, old)], 2).unwrap(), expected, "{old:?}");
         }
         let red_hat = hosts(keys, &[("/etc/os-release", "ID=rocky\nID_LIKE=rhel")], 2).unwrap();
-        assert_eq!(red_hat, "127.0.0.1 web.example.org web # kiln\n");
+        assert!(red_hat.ends_with("\n127.0.0.1 web.example.org web # kiln\n"), "{red_hat}");
     }
 
     #[test]

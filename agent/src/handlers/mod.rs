@@ -28,11 +28,13 @@ pub mod external;
 mod hostname;
 mod hosts;
 mod runcmd;
+mod scripts;
 mod ssh_authorized_keys;
 mod ssh_host_keys;
 mod ssh_rsa_host_key;
 mod templates;
 mod users;
+mod write_files;
 
 /// Every built-in handler, in the order in which they run within their stage.
 pub static HANDLERS: &[Entry] = &[
@@ -41,9 +43,12 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<users::Users>(),
     Entry::of::<ssh_authorized_keys::SshAuthorizedKeys>(),
     Entry::of::<ssh_host_keys::SshHostKeys>(),
+    Entry::of::<write_files::WriteFiles>(),
     Entry::of::<templates::Templates>(),
     Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
+    Entry::of::<write_files::WriteFilesDeferred>(),
     Entry::of::<runcmd::Runcmd>(),
+    Entry::of::<scripts::Scripts>(),
 ];
 
 /// How often a handler runs.
@@ -282,6 +287,15 @@ pub fn read_keys<T: DeserializeOwned>(config: &Node) -> yaml::Checked<T> {
         entries.extend(config.entries().iter().filter(|e| keys.contains(&e.key.as_str())).cloned());
     }
     yaml::read::<T>(&own, "")
+}
+
+/// The items of a list in the configuration, with their places; a lone value stands for a list of one.
+fn items<'a>(config: &'a Node, key: &str) -> &'a [Node] {
+    match config.get(key) {
+        Some(Node { value: yaml::Value::List(items), .. }) => items,
+        Some(node) if !node.is_null() => std::slice::from_ref(node),
+        _ => &[],
+    }
 }
 
 /// Every key that a built-in handler reads.

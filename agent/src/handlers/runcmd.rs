@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use kiln_schema::paths;
-use kiln_schema::status::Stage;
-use kiln_schema::yaml::{self, Argv, Each, Node, Value};
+use kiln_schema::status::{Reason, Stage};
+use kiln_schema::yaml::{self, Argv, Each, Node};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::commands::{self, Ran};
-use super::{Frequency, Handled, Handler, Outcome};
+use super::{Frequency, Handled, Handler, Outcome, items};
 use crate::context::Context;
 use crate::system::{Finished, shell_quote};
 
@@ -23,6 +23,7 @@ pub struct Runcmd;
 pub struct Config {
     /// Commands that run once, in order, in one shell: a line for `/bin/sh`, or a list of a program and its
     /// arguments. A command that fails does not stop the later ones.
+    // The tree is read item by item, for the place of each; this checks it and documents it.
     runcmd: Each<Option<Argv>>,
 }
 
@@ -36,9 +37,7 @@ impl Handler for Runcmd {
     type Config = Config;
 
     fn run(_: &Config, context: &mut Context) -> Handled {
-        // The tree knows the line of each command; the typed list does not.
-        let config = context.config.clone();
-        run_list(context, "runcmd", config.get("runcmd"))
+        run_list(context, "runcmd", items(&context.config, "runcmd"))
     }
 }
 
@@ -60,11 +59,11 @@ impl Command {
     }
 }
 
-/// Runs the commands of a list in one shell. A bad item was told when the configuration was read.
-pub(super) fn run_list(context: &Context, name: &str, list: Option<&Node>) -> Handled {
-    let commands = read(list);
-    if commands.is_empty() {
-        return Ok(Outcome::Ok(Some(json!({"commands": []}))));
+/// Runs the commands of a list in one shell.
+fn run_list(context: &Context, name: &str, items: &[Node]) -> Handled {
+    let (commands, unusable) = read(name, items);
+    if commands.is_empty() && unusable.is_empty() {
+        return Ok(Outcome::Skipped(Reason::NothingToDo, "the list is empty".to_owned()));
     }
     let texts: Vec<_> = commands.iter().map(|c| (format!("command-{}", c.number), c.text.clone())).collect();
     let folder = format!("{}/{name}", paths::RUN);
@@ -80,7 +79,7 @@ pub(super) fn run_list(context: &Context, name: &str, list: Option<&Node>) -> Ha
         detail: json!({"number": command.number, "program": command.program, "line": command.line}),
         ending,
     });
-    commands::outcome(ran.collect(), not_run)
+    commands::outcome("commands", ran.collect(), unusable, not_run)
 }
 
 /// Takes the shell's files out of its messages: `command-2: not found` says enough.
@@ -94,15 +93,18 @@ fn without_files(finished: Finished, folder: &str) -> Finished {
     Finished { stderr: lines.join("\n").into_bytes(), ..finished }
 }
 
-fn read(list: Option<&Node>) -> Vec<Command> {
-    let items = match list.map(|node| (node, &node.value)) {
-        Some((_, Value::List(items))) => items.as_slice(),
-        Some((node, _)) => std::slice::from_ref(node),
-        None => &[],
-    };
-    let mut commands = Vec::new();
+/// The commands, and a sentence for each that cannot be read.
+fn read(name: &str, items: &[Node]) -> (Vec<Command>, Vec<String>) {
+    let (mut commands, mut unusable) = (Vec::new(), Vec::new());
     for (index, item) in items.iter().enumerate() {
-        let Some(Some(argv)) = yaml::read::<Option<Argv>>(item, "").value else { continue };
+        let checked = yaml::read::<Option<Argv>>(item, &format!("{name}[{index}]"));
+        unusable.extend(
+            checked
+                .diagnostics
+                .iter()
+                .map(|d| format!("command {} (line {}): {}", index + 1, item.place.line, d.message)),
+        );
+        let Some(Some(argv)) = checked.value else { continue };
         let (program, text) = match argv {
             Argv::Shell(line) => (commands::program(&line).map(str::to_owned), line),
             Argv::Words(words) => {
@@ -112,12 +114,11 @@ fn read(list: Option<&Node>) -> Vec<Command> {
         };
         commands.push(Command { number: index + 1, line: item.place.line, program, text });
     }
-    commands
+    (commands, unusable)
 }
 
 #[cfg(test)]
 mod tests {
-    use kiln_schema::status::Reason;
     use serde_json::Value as Json;
 
     use super::super::Failure;
@@ -130,7 +131,7 @@ mod tests {
         // The commands need a machine with a shell; they touch nothing of it.
         context.system = System::new("/");
         let name = format!("test-{:?}", std::thread::current().id()).replace(['(', ')'], "");
-        match run_list(&context, &name, context.config.get("runcmd"))? {
+        match run_list(&context, &name, items(&context.config, "runcmd"))? {
             Outcome::Ok(detail) => Ok(detail.unwrap()),
             other => panic!("{other:?}"),
         }

@@ -57,7 +57,9 @@ impl System {
             let file = format!("{folder}/{name}");
             self.write(&file, format!("{text}\n"), FileOptions::mode(0o600))?;
             let _ = writeln!(script, "command . {file}");
-            let _ = writeln!(script, "command echo $? >{folder}/told; read -r _kiln <{folder}/go");
+            // Under `set -x` these lines are traced too; into a file, for they are not the user's.
+            let tell = format!("command echo $? >{folder}/told; read -r _kiln <{folder}/go");
+            let _ = writeln!(script, "{{ {tell}; }} 2>>{folder}/trace");
         }
         let file = format!("{folder}/list");
         self.write(&file, script, FileOptions::mode(0o600))?;
@@ -184,6 +186,27 @@ mod tests {
         assert_eq!((steps[1].code, steps[1].signal), (Some(137), Some(9)));
         assert!(shell.unwrap().success());
         assert!(steps[0].took < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_trace_of_the_shell_shows_the_commands_alone() {
+        let (steps, shell) = run(&["set -x", "true", "set -euC; false"]);
+        assert_eq!(steps.len(), 2);
+        let trace = [steps[1].stderr.clone(), shell.unwrap().stderr].concat();
+        let trace = String::from_utf8(trace).unwrap();
+        assert!(!trace.contains("_kiln") && trace.contains("+ true\n") && trace.contains("+ false\n"), "{trace}");
+    }
+
+    #[test]
+    fn the_deadline_ends_the_command_that_runs() {
+        let tree = tempfile::tempdir().unwrap();
+        let folder = tree.path().join("steps");
+        let commands = ["true", "echo slow; sleep 1000", "true"].map(|text| (text[..4].to_owned(), text.to_owned()));
+        let shell = Command::new("/bin/sh", Duration::from_millis(500));
+        let (steps, shell) = System::new("/").run_steps(shell, folder.to_str().unwrap(), &commands).unwrap();
+        assert_eq!(steps.len(), 1);
+        let Err(RunError::Timeout(_, _, slow)) = shell else { panic!("{shell:?}") };
+        assert_eq!(slow.text(), "slow");
     }
 
     #[test]

@@ -23,8 +23,13 @@ pub fn gunzip(bytes: &[u8], limit: usize) -> Result<Vec<u8>, String> {
         return Err(format!("the gzip data is {how}; pack the document again"));
     }
     if unpacked.len() > limit {
-        let message = format!("the gzip data unpacks to more than {} MiB", super::MAX_BYTES / 1024 / 1024);
-        return Err(message + ", which no user-data needs; nothing of it is read");
+        let room = match limit / 1024 / 1024 {
+            0 => format!("{} KiB", limit / 1024),
+            mebibytes => format!("{mebibytes} MiB"),
+        };
+        return Err(format!(
+            "the gzip data unpacks to more than the {room} that are left for it; nothing of it is read"
+        ));
     }
     Ok(unpacked)
 }

@@ -12,6 +12,7 @@ mod mime;
 use kiln_schema::diagnostic::{Diagnostic, nearest};
 use kiln_schema::yaml::{self, Node, Place, Value};
 
+pub use expand::gunzip;
 use kinds::Kind;
 pub use merge::{layer, part};
 
@@ -85,7 +86,7 @@ impl Reader<'_> {
             return self.refuse(&item, format!("containers in containers, more than {MAX_DEPTH} deep"));
         }
         if expand::is_gzip(item.bytes) {
-            return match expand::gunzip(item.bytes, self.bytes_left) {
+            return match gunzip(item.bytes, self.bytes_left) {
                 Ok(bytes) => {
                     self.bytes_left -= bytes.len();
                     self.read(Item { bytes: &bytes, depth: item.depth + 1, ..item });

@@ -195,7 +195,7 @@ fn gzip_and_base64_are_opened_at_any_level() {
 #[test]
 fn what_expands_without_end_is_refused_with_a_sentence() {
     let bomb = gzip(&vec![b' '; MAX_BYTES + 1]);
-    assert!(errors(&parse("user-data", &bomb))[0].contains("unpacks to more than 16 MiB"));
+    assert!(errors(&parse("user-data", &bomb))[0].contains("unpacks to more than the 16 MiB"));
     let mut nested = b"#cloud-config\na: 1\n".to_vec();
     for _ in 0..MAX_DEPTH + 2 {
         nested = gzip(&nested);

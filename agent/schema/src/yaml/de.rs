@@ -405,7 +405,9 @@ impl<'de> SeqAccess<'de> for Items<'de, '_> {
         };
         let path = if self.lone { *self.path } else { Path::Index(self.path, self.next) };
         self.next += 1;
-        seed.deserialize(Reader { node, path }).map(Some)
+        let reader = Reader { node, path };
+        // A type that refuses what it has read raises its error without a place.
+        reader.at_here(seed.deserialize(reader)).map(Some)
     }
 }
 
@@ -446,7 +448,8 @@ impl<'de> MapAccess<'de> for Fields<'de, '_> {
         match self.current.take() {
             Some(entry) => {
                 let path = Path::Key(self.path, &entry.key);
-                seed.deserialize(Reader { node: &entry.value, path })
+                let reader = Reader { node: &entry.value, path };
+                reader.at_here(seed.deserialize(reader))
             }
             None => Err(de::Error::custom("a value without its key")),
         }
