@@ -182,7 +182,7 @@ pub fn refresh_sshd(context: &Context) -> Result<Option<&'static str>, Failure> 
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::system::FileOptions;
 

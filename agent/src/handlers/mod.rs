@@ -26,22 +26,31 @@ use crate::system::RunError;
 mod bootcmd;
 mod bootcmd;
 mod bootcmd;
+mod bootcmd;
 mod commands;
 pub mod external;
 mod hostname;
+mod hosts;
 mod phone_home;
 pub mod route53;
 mod runcmd;
 mod scripts;
+mod ssh_authorized_keys;
 mod ssh_host_keys;
 mod ssh_rsa_host_key;
+mod templates;
+mod users;
 mod write_files;
 
 /// Every built-in handler, in the order in which they run within their stage.
 pub static HANDLERS: &[Entry] = &[
     Entry::of::<hostname::Hostname>(),
+    Entry::of::<hosts::Hosts>(),
     Entry::of::<write_files::WriteFiles>(),
+    Entry::of::<users::Users>(),
+    Entry::of::<ssh_authorized_keys::SshAuthorizedKeys>(),
     Entry::of::<ssh_host_keys::SshHostKeys>(),
+    Entry::of::<templates::Templates>(),
     Entry::of::<write_files::WriteFilesDeferred>(),
     Entry::of::<runcmd::Runcmd>(),
     Entry::of::<scripts::Scripts>(),
@@ -287,6 +296,8 @@ pub fn read_keys<T: DeserializeOwned>(config: &Node) -> yaml::Checked<T> {
         entries.extend(config.entries().iter().filter(|e| keys.contains(&e.key.as_str())).cloned());
     }
     yaml::read::<T>(&own, "")
+}
+
 /// The items of a list in the configuration, with their places; a lone value stands for a list of one.
 fn items<'a>(config: &'a Node, key: &str) -> &'a [Node] {
     match config.get(key) {

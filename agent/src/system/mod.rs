@@ -10,8 +10,8 @@ mod command;
 mod disk;
 mod files;
 mod lock;
-mod watch;
 mod steps;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
