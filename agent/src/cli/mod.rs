@@ -9,7 +9,9 @@ use kiln_schema::status;
 use crate::system::System;
 
 mod boot;
+mod gate;
 mod manual;
+mod seal;
 
 /// Exit code of a command line that cannot be understood (EX_USAGE of sysexits.h).
 pub const USAGE: u8 = 64;
@@ -31,6 +33,10 @@ pub struct Cli {
 pub enum Command {
     /// Configure the instance: find its user-data, run the handlers, write the status
     Boot(boot::Args),
+    /// In a bake: wait for the agent, test the instance, and say whether it may become an image
+    Gate(gate::Args),
+    /// In a bake: remove what must not be in an image, such as keys, identities and logs
+    Seal(seal::Args),
     /// Write the manual pages into a folder
     #[command(hide = true)]
     Man(manual::ManArgs),
@@ -65,6 +71,8 @@ pub fn run(cli: Cli) -> ExitCode {
     let system = System::new(&cli.root);
     match cli.command {
         Command::Boot(args) => boot::run(&system, &args),
+        Command::Gate(args) => gate::run(&system, &args),
+        Command::Seal(args) => seal::run(&system, &args),
         Command::Man(args) => manual::pages(&args),
         Command::Completions(args) => manual::completions(&args),
     }

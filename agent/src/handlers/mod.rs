@@ -24,6 +24,7 @@ use crate::context::Context;
 
 pub mod external;
 mod hostname;
+pub mod puppet;
 
 /// Every built-in handler, in the order in which they run within their stage.
 pub static HANDLERS: &[Entry] = &[Entry::of::<hostname::Hostname>()];

@@ -8,6 +8,8 @@
 mod accounts;
 mod command;
 mod files;
+mod signals;
+mod tree;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +18,8 @@ use std::sync::Arc;
 pub use accounts::{Account, Group};
 pub use command::{Command, Finished, RunError};
 pub use files::FileOptions;
+pub use signals::on_termination;
+pub use tree::{Found, Kind};
 
 /// The machine, or a tree that stands for one.
 #[derive(Clone, Debug)]

@@ -1,0 +1,2 @@
+//! Puppet.
+pub mod summary;
