@@ -27,7 +27,7 @@ mod hostname;
 pub mod puppet;
 
 /// Every built-in handler, in the order in which they run within their stage.
-pub static HANDLERS: &[Entry] = &[Entry::of::<hostname::Hostname>()];
+pub static HANDLERS: &[Entry] = &[Entry::of::<hostname::Hostname>(), Entry::of::<puppet::Handle>()];
 
 /// How often a handler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -124,7 +124,7 @@ pub fn run(system: &System, options: &Options) -> Report {
 
 /// Does what an entry says to all that it names, and goes on after an error.
 fn work_off(system: &System, tree: &Tree<'_>, item: &Item) -> Vec<(String, std::io::Result<u64>)> {
-    let is_kept = |found: &Found| item.keep.iter().any(|keep| pattern::matches(keep, &found.path));
+    let is_kept = |found: &Found| item.keep.iter().any(|keep| pattern::names(keep, &found.path));
     match item.action {
         // The two work on a file that must be there afterwards.
         Action::Blank => item.paths.iter().map(|path| ((*path).to_owned(), blank(system, path))).collect(),
@@ -340,14 +340,25 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_sealed_is_a_finding() {
+    fn a_folder_where_the_machine_id_belongs_is_replaced() {
         let (_tree, system) = baked();
-        // A folder where a file belongs, with something in it, is removed; a blank that cannot be written is told.
         system.remove("/etc/machine-id").unwrap();
         system.write("/etc/machine-id/x", "", FileOptions::default()).unwrap();
         let report = run(&system, &Options { seal: true, verify: true, skip: Vec::new() });
         assert_eq!(report.findings, []);
         assert_eq!(system.read_text("/etc/machine-id").unwrap(), "");
+    }
+
+    #[test]
+    fn what_cannot_be_sealed_is_a_finding_and_the_rest_is_sealed() {
+        let tree = tempfile::tempdir().unwrap();
+        let system = System::new(tree.path());
+        system.write("/etc", "not a folder", FileOptions::default()).unwrap();
+        system.write("/var/log/syslog", "line\n", FileOptions::default()).unwrap();
+        let report = run(&system, &Options { seal: true, verify: false, skip: Vec::new() });
+        assert_eq!(report.findings.len(), 1, "{report:?}");
+        assert_eq!(report.findings[0].rule, "machine-id");
+        assert_eq!(system.read_text("/var/log/syslog").unwrap(), "");
     }
 
     #[test]

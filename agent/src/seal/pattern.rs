@@ -88,13 +88,19 @@ impl<'a> Tree<'a> {
     }
 }
 
+/// Whether a pattern names this very path, part by part.
+pub fn names(pattern: &str, path: &str) -> bool {
+    let (pattern, path): (Vec<_>, Vec<_>) = (pattern.split('/').collect(), path.split('/').collect());
+    pattern.len() == path.len() && pattern.iter().zip(&path).all(|(pattern, part)| matches(pattern, part))
+}
+
 /// Whether a name fits a pattern in which `*` stands for any characters.
 pub fn matches(pattern: &str, name: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else {
         return pattern == name;
     };
-    // A star does not stand for the dot of a hidden file's name in the shell; here it must, since
-    // what is hidden is left behind just as well.
+    // In the shell a star does not stand for the dot of a hidden name. Here it must: what is hidden is
+    // left behind just as well.
     let Some(name) = name.strip_prefix(start) else {
         return false;
     };
@@ -122,6 +128,12 @@ mod tests {
         ] {
             assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
         }
+    }
+
+    #[test]
+    fn a_star_never_stands_for_a_slash() {
+        assert!(names("/tmp/systemd-private-*", "/tmp/systemd-private-1-ntp"));
+        assert!(!names("/tmp/systemd-private-*", "/tmp/systemd-private-1-ntp/tmp/x"));
     }
 
     fn paths(tree: &Tree<'_>, pattern: &str) -> Vec<String> {

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use accounts::{Account, Group};
-pub use command::{Command, Finished, RunError};
+pub use command::{Command, Finished, PATH, RunError};
 pub use files::FileOptions;
 pub use signals::on_termination;
 pub use tree::{Found, Kind};
