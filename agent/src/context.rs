@@ -70,6 +70,14 @@ impl Context {
         self.report.update(|status| status.planned_shutdown = Some(plan))
     }
 
+    /// Takes a planned shutdown out of the status, as it will not happen.
+    ///
+    /// # Errors
+    /// When the status cannot be written.
+    pub fn withdraw_shutdown(&self) -> std::io::Result<()> {
+        self.report.update(|status| status.planned_shutdown = None)
+    }
+
     /// Whether an image is being baked: handlers that act on the outside world keep still.
     pub fn is_baking(&self) -> bool {
         self.config.get("kiln").and_then(|kiln| kiln.get("baking")).is_some_and(|baking| baking.to_json() == true)

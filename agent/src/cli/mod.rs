@@ -18,6 +18,9 @@ mod print;
 mod schema;
 mod status;
 mod validate;
+mod gate;
+mod manual;
+mod seal;
 
 /// Exit code of a command line that cannot be understood (EX_USAGE of sysexits.h).
 pub const USAGE: u8 = 64;
@@ -57,6 +60,10 @@ pub enum Command {
     Analyze(analyze::Args),
     /// Forget what ran, so that the next boot runs everything again
     Clean(clean::Args),
+    /// In a bake: wait for the agent, test the instance, and say whether it may become an image
+    Gate(gate::Args),
+    /// In a bake: remove what must not be in an image, such as keys, identities and logs
+    Seal(seal::Args),
     /// Write the manual pages into a folder
     #[command(hide = true)]
     Man(manual::ManArgs),
@@ -99,6 +106,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Schema => schema::run(&system),
         Command::Analyze(args) => analyze::run(&system, &args),
         Command::Clean(args) => clean::run(&system, &args),
+        Command::Gate(args) => gate::run(&system, &args),
+        Command::Seal(args) => seal::run(&system, &args),
         Command::Man(args) => manual::pages(&args),
         Command::Completions(args) => manual::completions(&args),
     }

@@ -27,11 +27,13 @@ mod bootcmd;
 mod bootcmd;
 mod bootcmd;
 mod bootcmd;
+mod bootcmd;
 mod commands;
 pub mod external;
 mod hostname;
 mod hosts;
 mod phone_home;
+pub mod puppet;
 pub mod route53;
 mod runcmd;
 mod scripts;
@@ -52,6 +54,7 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<ssh_host_keys::SshHostKeys>(),
     Entry::of::<templates::Templates>(),
     Entry::of::<write_files::WriteFilesDeferred>(),
+    Entry::of::<puppet::Handle>(),
     Entry::of::<runcmd::Runcmd>(),
     Entry::of::<scripts::Scripts>(),
     Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),

@@ -11,6 +11,8 @@ mod disk;
 mod files;
 mod lock;
 mod steps;
+mod signals;
+mod tree;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -21,10 +23,12 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 pub use accounts::{Account, Group};
-pub use command::{Command, Finished, RunError};
+pub use command::{Command, Finished, PATH, RunError};
 pub use files::FileOptions;
 pub use lock::Lock;
 pub use steps::shell_quote;
+pub use signals::on_termination;
+pub use tree::{Found, Kind};
 
 /// The machine, or a tree that stands for one.
 #[derive(Clone, Debug)]
