@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::paths;
 use kiln_schema::status::{Stage, State, Status};
+use kiln_schema::yaml::Node;
 
 use crate::config::Config;
 use crate::context::Context;
@@ -108,23 +109,8 @@ fn run_handlers(
     let root = Arc::new(config.root);
     let context = Context::new(system.clone(), Arc::new(instance), root.clone(), scripts.into(), report.clone());
     let mut runner = Runner::new(context, report.clone(), stage, deadline);
-    let turn = |h: &&Entry| h.stage == stage && (h.always || h.is_configured(&root));
-    let step = |handler: &'static Entry| Step {
-        name: handler.name,
-        frequency: handler.frequency,
-        prepare: Box::new(|config| handler.prepare(config)),
-    };
-    for handler in HANDLERS.iter().filter(turn).filter(|handler| !handler.tells) {
-        runner.step(&step(handler))?;
-    }
-    if stage == Stage::Final {
-        for name in external::names(system).iter().filter(|name| root.get(name).is_some()) {
-            let prepare = Box::new(|config: &_| external::prepare(name, config));
-            runner.step(&Step { name, frequency: Frequency::Instance, prepare })?;
-        }
-    }
-    for handler in HANDLERS.iter().filter(turn).filter(|handler| handler.tells) {
-        runner.step(&step(handler))?;
+    for turn in turns(system, stage, &root) {
+        runner.step(&turn.step())?;
     }
     Ok(())
 }
@@ -137,6 +123,45 @@ fn wait_until_provisioned(system: &System, deadline: Instant) -> bool {
         tracing::error!("cannot wait for {}: {error}", paths::PROVISIONED);
         false
     })
+}
+
+/// A handler that has something to do, built-in or external.
+pub enum Turn {
+    /// Of the slice.
+    BuiltIn(&'static Entry),
+    /// By its name.
+    External(String),
+}
+
+impl Turn {
+    fn step(&self) -> Step<'_> {
+        match self {
+            Turn::BuiltIn(handler) => Step {
+                name: handler.name,
+                frequency: handler.frequency,
+                prepare: Box::new(|config| handler.prepare(config)),
+            },
+            Turn::External(name) => Step {
+                name,
+                frequency: Frequency::Instance,
+                prepare: Box::new(|config| external::prepare(name, config)),
+            },
+        }
+    }
+}
+
+/// The handlers that a configuration gives something to do in a stage, in the order in which they run.
+pub fn turns(system: &System, stage: Stage, config: &Node) -> Vec<Turn> {
+    let due = HANDLERS.iter().filter(|h| h.stage == stage && (h.always || h.is_configured(config)));
+    // Those that tell how the boot went come last, after the external ones.
+    let (tell, work): (Vec<_>, Vec<_>) = due.partition(|handler| handler.tells);
+    let mut turns: Vec<Turn> = work.into_iter().map(Turn::BuiltIn).collect();
+    if stage == Stage::Final {
+        let named = external::names(system).into_iter().filter(|name| config.get(name).is_some());
+        turns.extend(named.map(Turn::External));
+    }
+    turns.extend(tell.into_iter().map(Turn::BuiltIn));
+    turns
 }
 
 /// Keeps what the source told, for later stages and for people.

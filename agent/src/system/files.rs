@@ -119,6 +119,16 @@ impl System {
         self.followed(path.as_ref()).exists()
     }
 
+    /// Whether something has this name, a link that leads nowhere included.
+    pub fn is_there(&self, path: impl AsRef<Path>) -> bool {
+        fs::symlink_metadata(self.path(path)).is_ok()
+    }
+
+    /// Whether `path` is a link that names `target`.
+    pub fn is_link_to(&self, path: impl AsRef<Path>, target: impl AsRef<Path>) -> bool {
+        fs::read_link(self.path(path)).is_ok_and(|named| named == target.as_ref())
+    }
+
     /// What the kernel tells of a file, links followed.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ mod command;
 mod files;
 mod lock;
 mod watch;
+mod steps;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub use accounts::{Account, Group};
 pub use command::{Command, Finished, RunError};
 pub use files::FileOptions;
 pub use lock::Lock;
+pub use steps::shell_quote;
 
 /// The machine, or a tree that stands for one.
 #[derive(Clone, Debug)]
