@@ -50,7 +50,7 @@ lab_up() {
         --description "Debian 12 with its own cloud-init"
 }
 
-bake() { kiln bake "$1" --agent-deb "$(agent_deb)"; }
+bake() { kiln bake "$1" --agent-deb "$(agent_deb)" --report "target/demo/$1"; }
 
 launch() {
     local image
