@@ -10,17 +10,16 @@ use crate::system::System;
 mod analyze;
 mod boot;
 mod clean;
+mod gate;
 mod handlers;
 mod manual;
-mod run;
 mod plan;
 mod print;
+mod run;
 mod schema;
+mod seal;
 mod status;
 mod validate;
-mod gate;
-mod manual;
-mod seal;
 
 /// Exit code of a command line that cannot be understood (EX_USAGE of sysexits.h).
 pub const USAGE: u8 = 64;

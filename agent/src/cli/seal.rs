@@ -38,8 +38,7 @@ pub fn run(system: &System, args: &Args) -> ExitCode {
         let _ = writeln!(std::io::stderr(), "kiln-agent: {sentence}");
         return ExitCode::from(USAGE);
     }
-    let options =
-        Options { seal: !args.verify_only, verify: args.verify || args.verify_only, skip: args.skip.clone() };
+    let options = Options { seal: !args.verify_only, verify: args.verify || args.verify_only, skip: args.skip.clone() };
     let report = seal::run(system, &options);
     let text = match args.format {
         Format::Text => text(&report),

@@ -139,7 +139,7 @@ impl Draft {
             let message = format!("the gate was interrupted by {signal} while {}", known.doing);
             known.checks.push(failed("gate", message));
             // Who sent the signal does not wait for an answer.
-            let _ = evidence::collect(&self.system, &self.folder, crate::report::read(&self.system).as_ref());
+            let _ = evidence::collect(&self.system, &self.folder, crate::report::current(&self.system).ok().as_ref());
             let _ = self.write(&mut known);
         }
     }

@@ -32,7 +32,7 @@ impl Waited {
 pub fn for_the_agent(system: &System, timeout: Duration, tell: &mut dyn FnMut(&str)) -> io::Result<Waited> {
     let mut told = String::new();
     let finished = system.wait_for(paths::RUN, Instant::now() + timeout, |system| {
-        let status = report::read(system);
+        let status = report::current(system).ok();
         if status.as_ref().is_some_and(|status| status.state.is_final()) {
             return true;
         }
@@ -43,7 +43,7 @@ pub fn for_the_agent(system: &System, timeout: Duration, tell: &mut dyn FnMut(&s
         }
         false
     })?;
-    Ok(Waited { status: report::read(system), finished })
+    Ok(Waited { status: report::current(system).ok(), finished })
 }
 
 /// What the agent is at: `final stage, handler runcmd`.

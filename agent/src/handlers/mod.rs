@@ -24,10 +24,6 @@ use crate::context::Context;
 use crate::system::RunError;
 
 mod bootcmd;
-mod bootcmd;
-mod bootcmd;
-mod bootcmd;
-mod bootcmd;
 mod commands;
 pub mod external;
 mod hostname;
@@ -46,6 +42,7 @@ mod write_files;
 
 /// Every built-in handler, in the order in which they run within their stage.
 pub static HANDLERS: &[Entry] = &[
+    Entry::of::<bootcmd::Bootcmd>(),
     Entry::of::<hostname::Hostname>(),
     Entry::of::<hosts::Hosts>(),
     Entry::of::<write_files::WriteFiles>(),
@@ -60,7 +57,6 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
     Entry::of::<route53::Route53>(),
     Entry::of::<phone_home::PhoneHome>(),
-    Entry::of::<bootcmd::Bootcmd>(),
 ];
 
 /// How often a handler runs.

@@ -10,8 +10,8 @@ mod command;
 mod disk;
 mod files;
 mod lock;
-mod steps;
 mod signals;
+mod steps;
 mod tree;
 mod watch;
 
@@ -26,8 +26,8 @@ pub use accounts::{Account, Group};
 pub use command::{Command, Finished, PATH, RunError};
 pub use files::FileOptions;
 pub use lock::Lock;
-pub use steps::shell_quote;
 pub use signals::on_termination;
+pub use steps::shell_quote;
 pub use tree::{Found, Kind};
 
 /// The machine, or a tree that stands for one.

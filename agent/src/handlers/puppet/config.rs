@@ -8,7 +8,8 @@ use kiln_schema::duration;
 use kiln_schema::status::Reason;
 use kiln_schema::yaml::Each;
 use schemars::JsonSchema;
-use serde::de::{self, Deserialize, Deserializer};
+use serde::de;
+use serde::{Deserialize, Deserializer};
 
 use super::Failure;
 use crate::context::Context;
