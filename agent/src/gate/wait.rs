@@ -115,7 +115,7 @@ mod tests {
         let report = report::Report::begin(&system);
         let mut told = Vec::new();
         let status = running_since("2026-01-01T00:00:00Z");
-        report.update(|own| own.clone_from(&status)).unwrap();
+        report.update(|own| *own = Status { boot_id: own.boot_id.clone(), ..status.clone() }).unwrap();
         let waited = for_the_agent(&system, Duration::from_millis(50), &mut |line| told.push(line.to_owned())).unwrap();
         assert!(!waited.finished && !waited.is_done());
         assert_eq!(told, ["final stage, handler runcmd"]);
