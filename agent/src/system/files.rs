@@ -339,14 +339,14 @@ mod tests {
     fn links_of_a_tree_stay_in_the_tree() {
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
-        std::fs::create_dir_all(tree.path().join("run/systemd")).unwrap();
-        std::fs::create_dir_all(tree.path().join("etc")).unwrap();
+        fs::create_dir_all(tree.path().join("run/systemd")).unwrap();
+        fs::create_dir_all(tree.path().join("etc")).unwrap();
         std::os::unix::fs::symlink("/run/systemd", tree.path().join("etc/systemd")).unwrap();
         std::os::unix::fs::symlink("../../../../etc/passwd", tree.path().join("etc/escape")).unwrap();
         system.write("/etc/systemd/unit", "x", FileOptions::default()).unwrap();
-        assert_eq!(std::fs::read_to_string(tree.path().join("run/systemd/unit")).unwrap(), "x");
+        assert_eq!(fs::read_to_string(tree.path().join("run/systemd/unit")).unwrap(), "x");
         system.write("/etc/escape", "mine", FileOptions::default()).unwrap();
-        assert_eq!(std::fs::read_to_string(tree.path().join("etc/passwd")).unwrap(), "mine");
+        assert_eq!(fs::read_to_string(tree.path().join("etc/passwd")).unwrap(), "mine");
     }
 
     #[test]
