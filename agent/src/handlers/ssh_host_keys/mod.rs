@@ -69,6 +69,12 @@ impl Handler for SshHostKeys {
                 Err(failure) => problems.push(failure),
             }
         }
+        // sshd does not start without a key, and a mistake in the user-data must not lock everyone out.
+        if !problems.is_empty() && !Kind::ALL.iter().any(|kind| kind.is_there(&context.system)) {
+            for (kind, result) in generate_all(&[Kind::Ecdsa, Kind::Ed25519], context) {
+                made.extend(result.ok().map(|key| (kind.name().to_owned(), json!(key.fingerprint()))));
+            }
+        }
         let refreshed = if made.is_empty() { Ok(None) } else { ssh::refresh_sshd(context) };
         problems.extend(refreshed.err());
         let detail = json!({"removed": removed, "keys": made});
@@ -303,6 +309,17 @@ mod tests {
         assert_eq!(context.system.read_text(Kind::Rsa.path()).unwrap(), private);
         assert!(!Kind::Ecdsa.is_there(&context.system));
         assert!(!context.system.exists("/etc/ssh/.kiln-rsa"));
+    }
+
+    #[test]
+    fn a_mistake_in_every_given_key_leaves_sshd_with_keys_of_its_own() {
+        for user_data in ["ssh_keys: {rsa_private: nonsense}", "ssh_genkeytypes: [dsa]"] {
+            let tree = tempfile::tempdir().unwrap();
+            let Some(mut context) = with_sshd(tree.path(), user_data) else { return };
+            let failure = context.run_handler::<SshHostKeys>().unwrap_err();
+            assert!(failure.detail.unwrap()["keys"]["ed25519"].is_string(), "{user_data}");
+            assert!(Kind::Ecdsa.is_there(&context.system) && !Kind::Rsa.is_there(&context.system), "{user_data}");
+        }
     }
 
     #[test]
