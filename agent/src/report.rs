@@ -151,17 +151,25 @@ fn read(system: &System) -> Option<Status> {
 /// One sentence, when there is a status file that cannot be read.
 pub fn current(system: &System) -> Result<Status, String> {
     let boot_id = system.boot_id();
-    let fresh = Status::new(env!("CARGO_PKG_VERSION"), &boot_id);
-    let bytes = match system.read(paths::STATUS) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(fresh),
-        Err(error) => return Err(error.to_string()),
+    let damaged = |why: String| {
+        let path = paths::STATUS;
+        format!("{path}: {why}; `journalctl -t kiln-agent` tells what the agent did, the next boot writes it anew")
     };
-    let mut status: Status = serde_json::from_slice(&bytes)
-        .map_err(|error| format!("{}: not a status that this version can read: {error}", paths::STATUS))?;
-    if status.boot_id != boot_id {
+    let found = match system.read(paths::STATUS) {
+        Ok(bytes) if bytes.is_empty() => return Err(damaged("the status file is empty".to_owned())),
+        Ok(bytes) => Some(
+            serde_json::from_slice::<Status>(&bytes).map_err(|error| damaged(format!("not a status file: {error}")))?,
+        ),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(format!("the status cannot be read: {error}")),
+    };
+    let Some(mut status) = found.filter(|status| status.boot_id == boot_id) else {
+        let mut fresh = Status::new(env!("CARGO_PKG_VERSION"), &boot_id);
+        if crate::boot::is_disabled(system) {
+            fresh.state = State::Disabled;
+        }
         return Ok(fresh);
-    }
+    };
     let at_work = status.stages.last().is_some_and(|stage| stage.finished.is_none());
     // The lock is looked at last: an agent that ends in between has written its end before it let go.
     if status.state == State::Running && at_work && !system.is_locked(paths::LOCK) {
@@ -231,6 +239,6 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
         system.write(paths::STATUS, "{", FileOptions::default()).unwrap();
-        assert!(current(&system).unwrap_err().starts_with("/run/kiln/status.json: not a status"));
+        assert!(current(&system).unwrap_err().starts_with("/run/kiln/status.json: not a status file: "));
     }
 }

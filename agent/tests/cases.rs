@@ -18,6 +18,7 @@
 //! `expected` anew (read the difference before you commit it); `KILN_CASE=03` runs the cases whose name holds `03`.
 
 #![allow(clippy::disallowed_methods, reason = "the test prepares a tree and runs the real program on it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what it expects by failing")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

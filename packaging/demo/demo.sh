@@ -16,7 +16,6 @@ fi
 # A lab of its own: one that is up for other work is left alone.
 export KILN_LAB=demo
 export PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
-region=eu-west-1
 times=()
 
 # The dev build, which `make test` compiles as well: half of what the demo would spend otherwise.
@@ -51,12 +50,12 @@ lab_up() {
         --description "Debian 12 with its own cloud-init"
 }
 
-bake() { kiln bake "$1" --agent-deb "$(agent_deb)"; }
+bake() { kiln bake "$1" --agent-deb "$(agent_deb)" --report "target/demo/$1"; }
 
 launch() {
     local image
     image=$(kiln latest myapp)
-    kiln lab exec python3 packaging/demo/launch.py --region "$region" --image "$image" --kiln target/debug/kiln
+    kiln lab exec python3 packaging/demo/launch.py --image "$image" --kiln target/debug/kiln
 }
 
 trap 'exit 130' INT TERM

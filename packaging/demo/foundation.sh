@@ -77,6 +77,8 @@ CONFIG
 : >"$new/etc/machine-id"
 rm -f "$new/var/lib/dbus/machine-id" "$new"/etc/ssh/ssh_host_*
 echo localhost >"$new/etc/hostname"
+# Not this machine's name servers: the lab has none, and without any a look-up fails at once.
+echo '# no name server' >"$new/etc/resolv.conf"
 printf '127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n' >"$new/etc/hosts"
 
 # No passwords and one kind of host key: an RSA key takes seconds to make on a small machine.

@@ -87,12 +87,11 @@ def console(kiln, instance):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--region", required=True)
     arguments.add_argument("--image", required=True)
     arguments.add_argument("--kiln", required=True, help="the kiln program, for the console of a machine that fails")
     options = arguments.parse_args()
-    ec2 = boto3.client("ec2", region_name=options.region)
-    route53 = boto3.client("route53", region_name=options.region)
+    ec2 = boto3.client("ec2")
+    route53 = boto3.client("route53")
     zone = route53.create_hosted_zone(Name=ZONE + ".", CallerReference=str(time.time()))["HostedZone"]["Id"]
 
     server = Server(HOME, Home)

@@ -10,7 +10,7 @@ use kiln_schema::status::{HandlerReport, OutcomeKind, Stage, State, Status};
 use serde::Serialize;
 
 use super::print::{Format, columns, complain, say, say_json};
-use super::status::current;
+use crate::report::current;
 use crate::system::System;
 
 /// Characters of a bar that stands for the whole boot.

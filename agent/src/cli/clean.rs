@@ -9,7 +9,7 @@ use kiln_schema::paths;
 use kiln_schema::status::State;
 
 use super::print::{complain, say};
-use super::status::current;
+use crate::report::current;
 use crate::report::instance_folder;
 use crate::system::{Command, System};
 

@@ -10,11 +10,14 @@ use crate::system::System;
 mod analyze;
 mod boot;
 mod clean;
+mod gate;
 mod handlers;
 mod manual;
 mod plan;
 mod print;
+mod run;
 mod schema;
+mod seal;
 mod status;
 mod validate;
 
@@ -40,6 +43,8 @@ pub struct Cli {
 pub enum Command {
     /// Configure the instance: find its user-data, run the handlers, write the status
     Boot(boot::Args),
+    /// Do one piece of work outside a boot
+    Run(run::Args),
     /// Tell how this boot stands, or wait for its end
     Status(status::Args),
     /// Check user-data without running it
@@ -54,6 +59,10 @@ pub enum Command {
     Analyze(analyze::Args),
     /// Forget what ran, so that the next boot runs everything again
     Clean(clean::Args),
+    /// In a bake: wait for the agent, test the instance, and say whether it may become an image
+    Gate(gate::Args),
+    /// In a bake: remove what must not be in an image, such as keys, identities and logs
+    Seal(seal::Args),
     /// Write the manual pages into a folder
     #[command(hide = true)]
     Man(manual::ManArgs),
@@ -88,6 +97,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let system = System::new(&cli.root);
     match cli.command {
         Command::Boot(args) => boot::run(&system, &args),
+        Command::Run(args) => run::run(&system, &args),
         Command::Status(args) => status::run(&system, &args),
         Command::Validate(args) => validate::run(&system, &args),
         Command::Plan(args) => plan::run(&system, &args),
@@ -95,6 +105,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Schema => schema::run(&system),
         Command::Analyze(args) => analyze::run(&system, &args),
         Command::Clean(args) => clean::run(&system, &args),
+        Command::Gate(args) => gate::run(&system, &args),
+        Command::Seal(args) => seal::run(&system, &args),
         Command::Man(args) => manual::pages(&args),
         Command::Completions(args) => manual::completions(&args),
     }

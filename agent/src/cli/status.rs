@@ -1,6 +1,5 @@
 //! `kiln-agent status`: how this boot stands, for a person, a script and a provisioner.
 
-use std::io;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -9,8 +8,8 @@ use kiln_schema::duration;
 use kiln_schema::paths;
 use kiln_schema::status::{OutcomeKind, State, Status};
 
-use super::print::{Format, columns, complain, reason, say, say_json};
-use crate::boot;
+use super::print::{Format, columns, complain, say, say_json};
+use crate::report::current;
 use crate::system::System;
 
 /// Exit code when the deadline of `--wait` passed.
@@ -71,34 +70,6 @@ pub fn run(system: &System, args: &Args) -> ExitCode {
         return ExitCode::from(DEADLINE);
     }
     ExitCode::from(status.state.exit_code())
-}
-
-/// The status of this boot. One that an earlier boot left behind says nothing of this one.
-///
-/// # Errors
-/// A sentence, when the file is there and does not tell.
-pub fn current(system: &System) -> Result<Status, String> {
-    let boot_id = system.boot_id();
-    let damaged = |why: String| {
-        let path = paths::STATUS;
-        Err(format!("{path}: {why}; `journalctl -t kiln-agent` tells what the agent did, the next boot writes it anew"))
-    };
-    let found = match system.read(paths::STATUS) {
-        Ok(bytes) => match serde_json::from_slice::<Status>(&bytes) {
-            Ok(status) => Some(status).filter(|status| status.boot_id == boot_id),
-            Err(_) if bytes.is_empty() => return damaged("the status file is empty".to_owned()),
-            Err(error) => return damaged(format!("not a status file: {error}")),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return damaged(format!("cannot be read: {}", reason(&error))),
-    };
-    Ok(found.unwrap_or_else(|| {
-        let mut status = Status::new(env!("CARGO_PKG_VERSION"), &boot_id);
-        if boot::is_disabled(system) {
-            status.state = State::Disabled;
-        }
-        status
-    }))
 }
 
 /// The status as a person reads it: the state first, then what to know about it.

@@ -23,10 +23,14 @@ use serde_json::Value as Json;
 use crate::context::Context;
 use crate::system::RunError;
 
+mod bootcmd;
 mod commands;
 pub mod external;
 mod hostname;
 mod hosts;
+mod phone_home;
+pub mod puppet;
+pub mod route53;
 mod runcmd;
 mod scripts;
 mod ssh_authorized_keys;
@@ -38,17 +42,21 @@ mod write_files;
 
 /// Every built-in handler, in the order in which they run within their stage.
 pub static HANDLERS: &[Entry] = &[
+    Entry::of::<bootcmd::Bootcmd>(),
     Entry::of::<hostname::Hostname>(),
     Entry::of::<hosts::Hosts>(),
+    Entry::of::<write_files::WriteFiles>(),
     Entry::of::<users::Users>(),
     Entry::of::<ssh_authorized_keys::SshAuthorizedKeys>(),
     Entry::of::<ssh_host_keys::SshHostKeys>(),
-    Entry::of::<write_files::WriteFiles>(),
     Entry::of::<templates::Templates>(),
-    Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
     Entry::of::<write_files::WriteFilesDeferred>(),
+    Entry::of::<puppet::Handle>(),
     Entry::of::<runcmd::Runcmd>(),
     Entry::of::<scripts::Scripts>(),
+    Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
+    Entry::of::<route53::Route53>(),
+    Entry::of::<phone_home::PhoneHome>(),
 ];
 
 /// How often a handler runs.

@@ -60,7 +60,7 @@ impl Command {
 }
 
 /// Runs the commands of a list in one shell.
-fn run_list(context: &Context, name: &str, items: &[Node]) -> Handled {
+pub(super) fn run_list(context: &Context, name: &str, items: &[Node]) -> Handled {
     let (commands, unusable) = read(name, items);
     if commands.is_empty() && unusable.is_empty() {
         return Ok(Outcome::Skipped(Reason::NothingToDo, "the list is empty".to_owned()));
@@ -109,7 +109,7 @@ fn read(name: &str, items: &[Node]) -> (Vec<Command>, Vec<String>) {
             Argv::Shell(line) => (commands::program(&line).map(str::to_owned), line),
             Argv::Words(words) => {
                 let quoted: Vec<String> = words.iter().map(|word| shell_quote(word)).collect();
-                (words.first().cloned(), quoted.join(" "))
+                (words.first().and_then(|word| commands::program(word)).map(str::to_owned), quoted.join(" "))
             }
         };
         commands.push(Command { number: index + 1, line: item.place.line, program, text });

@@ -111,3 +111,11 @@ pub fn get(system: &System, url: &str, limit: usize, deadline: Instant) -> Resul
     let policy = Policy::until(deadline).per_try(Duration::from_secs(30)).tries(10);
     Ok(Engine::new()?.run(client.send(&request, &policy))?.body)
 }
+
+/// The body of a form, `application/x-www-form-urlencoded`.
+pub fn form<'a>(fields: impl Iterator<Item = (&'a str, String)>) -> String {
+    // The query of a URL has the very same form.
+    let Ok(mut url) = reqwest::Url::parse("http://form") else { return String::new() };
+    url.query_pairs_mut().extend_pairs(fields);
+    url.query().unwrap_or_default().to_owned()
+}

@@ -93,6 +93,7 @@ impl Policy {
     {
         let began = Instant::now();
         let mut tries = 0;
+        let mut told = None;
         let fail = |cause: Error, tries: u32, more: &str| {
             let count = match tries {
                 0 | 1 => String::new(),
@@ -103,8 +104,8 @@ impl Policy {
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let cause = Error::new(Reason::Timeout, "not tried, as the time was up");
-                return Err(fail(cause, tries, ""));
+                let cause = told.unwrap_or_else(|| Error::new(Reason::Timeout, "not tried"));
+                return Err(fail(cause, tries, "; the time is up"));
             }
             tries += 1;
             let allowed = left.min(self.per_try);
@@ -112,7 +113,12 @@ impl Policy {
                 Ok(Verdict::Done(value)) => return Ok(value),
                 Ok(Verdict::GiveUp(cause)) => return Err(fail(cause, tries, "")),
                 Ok(Verdict::Retry { cause, after }) => (cause, after),
-                Err(_) => (Error::new(Reason::Timeout, format!("no answer within {}", seconds(allowed))), None),
+                Err(_) => {
+                    let silence = || Error::new(Reason::Timeout, format!("no answer within {}", seconds(allowed)));
+                    // A try that the deadline cut short tells less than the one before it.
+                    let earlier = told.take().filter(|_| allowed < self.per_try);
+                    (earlier.unwrap_or_else(silence), None)
+                }
             };
             if self.tries.is_some_and(|most| tries >= most) {
                 return Err(fail(cause, tries, ""));
@@ -128,6 +134,7 @@ impl Policy {
                 };
                 return Err(fail(cause, tries, &more));
             }
+            told = Some(cause);
             sleep(pause).await;
         }
     }
@@ -219,6 +226,19 @@ mod tests {
         assert!(began.elapsed() < Duration::from_secs(10));
         assert_eq!(error.reason, Reason::Timeout);
         assert!(error.message.contains("no answer within 0.2 s"), "{}", error.message);
+    }
+
+    #[test]
+    fn a_try_that_the_deadline_cuts_short_does_not_hide_the_cause() {
+        let tried = Cell::new(0);
+        let policy = Policy::until(Instant::now() + Duration::from_millis(300)).backoff(QUICK);
+        let attempt = || {
+            tried.set(tried.get() + 1);
+            let silent = tried.get() > 1;
+            async move { if silent { std::future::pending().await } else { busy(None) } }
+        };
+        let error = Engine::new().unwrap().run(policy.run("GET x", attempt)).unwrap_err();
+        assert!(error.message.starts_with("GET x: busy; the time is up (2 tries in"), "{}", error.message);
     }
 
     #[test]

@@ -61,6 +61,17 @@ pub enum Action {
     Delete,
 }
 
+/// What stands under a name and type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// No record.
+    Nothing,
+    /// A record with one value.
+    Simple(Record),
+    /// Several values, an alias or a weighted set: nothing that the agent makes.
+    Other,
+}
+
 /// The service, with credentials.
 pub struct Route53 {
     engine: Engine,
@@ -156,19 +167,20 @@ impl Route53 {
         Ok(answer.change_info().map_or_else(String::new, |info| info.id().trim_start_matches("/change/").to_owned()))
     }
 
-    /// The record of a name and type as it stands; none if there is none, or one that is not simple
-    /// (several values, an alias, a weighted set), which is none of the agent's.
+    /// What stands under a name and type.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn record(&self, zone: &str, name: &str, kind: &str) -> Result<Option<Record>, Error> {
+    pub fn standing(&self, zone: &str, name: &str, kind: &str) -> Result<Standing, Error> {
         let what = format!("Route53 ListResourceRecordSets in {zone}");
         let call = self.client.list_resource_record_sets().hosted_zone_id(zone);
         let call = call.start_record_name(name).start_record_type(kind.into()).max_items(1);
         let attempt = || async { verdict(call.clone().send().await) };
         let answer = self.engine.run(self.policy.run(&what, attempt))?;
+        // The list goes on behind the name.
         let first = answer.resource_record_sets().first();
-        Ok(first.and_then(simple).filter(|record| same_name(&record.name, name) && record.kind == kind))
+        let first = first.filter(|set| same_name(set.name(), name) && set.r#type().as_str() == kind);
+        Ok(first.map_or(Standing::Nothing, |set| simple(set).map_or(Standing::Other, Standing::Simple)))
     }
 }
 

@@ -24,7 +24,7 @@ const CAPTURE_BYTES: usize = 1024 * 1024;
 /// Between SIGTERM and SIGKILL when the deadline has passed.
 const GRACE: Duration = Duration::from_secs(2);
 /// The PATH of every command, as systemd's own services have it, with Puppet's packages before it.
-const PATH: &str = "/opt/puppetlabs/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const PATH: &str = "/opt/puppetlabs/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A command to run.
 #[derive(Clone)]

@@ -7,9 +7,12 @@
 
 mod accounts;
 mod command;
+mod disk;
 mod files;
 mod lock;
+mod signals;
 mod steps;
+mod tree;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -20,10 +23,12 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 pub use accounts::{Account, Group};
-pub use command::{Command, Finished, RunError};
+pub use command::{Command, Finished, PATH, RunError};
 pub use files::FileOptions;
 pub use lock::Lock;
+pub use signals::on_termination;
 pub use steps::shell_quote;
+pub use tree::{Found, Kind};
 
 /// The machine, or a tree that stands for one.
 #[derive(Clone, Debug)]
