@@ -9,8 +9,8 @@ mod accounts;
 mod command;
 mod files;
 mod lock;
-mod watch;
 mod steps;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
