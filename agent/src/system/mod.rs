@@ -13,6 +13,7 @@ mod lock;
 mod signals;
 mod steps;
 mod tree;
+mod steps;
 mod watch;
 
 use std::path::{Path, PathBuf};
