@@ -21,13 +21,24 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use crate::context::Context;
+use crate::system::RunError;
 
+mod commands;
 pub mod external;
 mod hostname;
 pub mod puppet;
+mod runcmd;
+mod ssh_host_keys;
+mod ssh_rsa_host_key;
 
 /// Every built-in handler, in the order in which they run within their stage.
-pub static HANDLERS: &[Entry] = &[Entry::of::<hostname::Hostname>(), Entry::of::<puppet::Handle>()];
+pub static HANDLERS: &[Entry] = &[
+    Entry::of::<hostname::Hostname>(),
+    Entry::of::<ssh_host_keys::SshHostKeys>(),
+    Entry::of::<puppet::Handle>(),
+    Entry::of::<runcmd::Runcmd>(),
+    Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
+];
 
 /// How often a handler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +97,15 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// One failure for several, of the first's reason; none for none.
+    pub fn all(failures: Vec<Failure>) -> Option<Self> {
+        let reason = failures.first()?.reason;
+        let messages: Vec<_> = failures.into_iter().map(|failure| failure.message).collect();
+        Some(Failure::new(reason, messages.join("; ")))
+    }
+}
+
 impl From<Failure> for Outcome {
     fn from(failure: Failure) -> Self {
         Outcome::Failed(failure)
@@ -102,15 +122,18 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-impl From<crate::system::RunError> for Failure {
-    fn from(error: crate::system::RunError) -> Self {
-        use crate::system::RunError;
-        let reason = match &error {
-            RunError::Missing(_) => Reason::MissingProgram,
-            RunError::Start(..) => Reason::CommandFailed,
-            RunError::Timeout(..) => Reason::Timeout,
-        };
-        Failure::new(reason, error.to_string())
+/// The code for a command that has no result.
+fn reason_of(error: &RunError) -> Reason {
+    match error {
+        RunError::Missing(_) => Reason::MissingProgram,
+        RunError::Start(..) => Reason::CommandFailed,
+        RunError::Timeout(..) => Reason::Timeout,
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        Failure::new(reason_of(&error), error.to_string())
     }
 }
 
@@ -236,18 +259,23 @@ fn prepare<H: Handler>(config: &Node) -> Prepared
 where
     H::Config: Send,
 {
-    let keys = yaml::fields_of::<H::Config>();
-    let mut own = Node::empty_map(config.place.clone());
-    if let yaml::Value::Map(entries) = &mut own.value {
-        entries.extend(config.entries().iter().filter(|e| keys.contains(&e.key.as_str())).cloned());
-    }
-    let yaml::Checked { value, diagnostics } = yaml::read::<H::Config>(&own, "");
+    let yaml::Checked { value, diagnostics } = read_keys::<H::Config>(config);
     let run = value.map(|config| Runnable {
         best_effort: H::best_effort(&config),
         timeout: H::timeout(&config),
         work: Box::new(move |context: &mut Context| H::run(&config, context)),
     });
     Prepared { diagnostics, run }
+}
+
+/// Reads the fields of a type from the top-level keys of their names.
+pub fn read_keys<T: DeserializeOwned>(config: &Node) -> yaml::Checked<T> {
+    let keys = yaml::fields_of::<T>();
+    let mut own = Node::empty_map(config.place.clone());
+    if let yaml::Value::Map(entries) = &mut own.value {
+        entries.extend(config.entries().iter().filter(|e| keys.contains(&e.key.as_str())).cloned());
+    }
+    yaml::read::<T>(&own, "")
 }
 
 /// Every key that a built-in handler reads.

@@ -97,7 +97,7 @@ impl Watch {
                 }
             }
         }
-        watch.folder = watch.add(&at, AddWatchFlags::IN_MODIFY)?;
+        watch.folder = watch.add(&at, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CLOSE_WRITE)?;
         Ok(watch)
     }
 
