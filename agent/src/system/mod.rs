@@ -9,8 +9,10 @@ mod accounts;
 mod command;
 mod disk;
 mod files;
-mod lock;
 mod signals;
+mod tree;
+mod lock;
+mod watch;
 mod steps;
 mod tree;
 mod steps;
@@ -30,6 +32,8 @@ pub use lock::Lock;
 pub use signals::on_termination;
 pub use steps::shell_quote;
 pub use tree::{Found, Kind};
+pub use lock::Lock;
+pub use steps::shell_quote;
 
 /// The machine, or a tree that stands for one.
 #[derive(Clone, Debug)]
