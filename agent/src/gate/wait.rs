@@ -7,12 +7,8 @@ use jiff::Timestamp;
 use kiln_schema::paths;
 use kiln_schema::status::{HandlerReport, OutcomeKind, State, Status};
 
-use crate::boot;
 use crate::report;
 use crate::system::System;
-
-/// An agent that is killed tells nobody, so the wait looks at the status unasked as well, this often.
-const LOOK: Duration = Duration::from_secs(10);
 
 /// How the wait ended.
 pub struct Waited {
@@ -34,15 +30,8 @@ impl Waited {
 /// # Errors
 /// When the status cannot be watched.
 pub fn for_the_agent(system: &System, timeout: Duration, tell: &mut dyn FnMut(&str)) -> io::Result<Waited> {
-    let deadline = Instant::now() + timeout;
     let mut told = String::new();
-<<<<<<< HEAD
-    let finished = system.wait_for(paths::RUN, Instant::now() + timeout, |system| {
-        let status = report::current(system).ok();
-        if status.as_ref().is_some_and(|status| status.state.is_final()) {
-            return true;
-=======
-    let mut is_final = |system: &System| match current(system) {
+    let is_final = |system: &System| match report::current(system) {
         Ok(status) if !status.state.is_final() => {
             let doing = doing(&status);
             if doing != told {
@@ -50,33 +39,13 @@ pub fn for_the_agent(system: &System, timeout: Duration, tell: &mut dyn FnMut(&s
                 told = doing;
             }
             false
->>>>>>> gate
         }
         // The file is only ever replaced as a whole: one that cannot be read now never can.
         Ok(_) | Err(_) => true,
     };
-    loop {
-        let look = deadline.min(Instant::now() + LOOK);
-        let finished = system.wait_for(paths::RUN, look, &mut is_final)?;
-        if finished || look == deadline {
-            return Ok(Waited { status: current(system), finished });
-        }
-<<<<<<< HEAD
-        false
-    })?;
-    Ok(Waited { status: report::current(system).ok(), finished })
-=======
-    }
-}
-
-/// The status as it is true now. An agent that was told to do nothing writes none.
-fn current(system: &System) -> Result<Status, String> {
-    let mut status = report::current(system)?;
-    if status.state == State::NotStarted && boot::is_disabled(system) {
-        status.state = State::Disabled;
-    }
-    Ok(status)
->>>>>>> gate
+    // An agent that is killed wakes the wait as well: the kernel lets go of its lock.
+    let finished = system.wait_for(paths::RUN, Instant::now() + timeout, is_final)?;
+    Ok(Waited { status: report::current(system), finished })
 }
 
 /// What the agent is at: `final stage, handler runcmd`.
@@ -150,12 +119,8 @@ mod tests {
         let report = report::Report::begin(&system);
         let mut told = Vec::new();
         let status = running_since("2026-01-01T00:00:00Z");
-<<<<<<< HEAD
-        report.update(|own| *own = Status { boot_id: own.boot_id.clone(), ..status.clone() }).unwrap();
-=======
         let boot_id = system.boot_id();
         report.update(|own| own.clone_from(&Status { boot_id, ..status })).unwrap();
->>>>>>> gate
         let waited = for_the_agent(&system, Duration::from_millis(50), &mut |line| told.push(line.to_owned())).unwrap();
         assert!(!waited.finished && !waited.is_done());
         assert_eq!(told, ["final stage, handler runcmd"]);

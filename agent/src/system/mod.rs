@@ -9,13 +9,10 @@ mod accounts;
 mod command;
 mod disk;
 mod files;
-mod signals;
-mod tree;
 mod lock;
-mod watch;
+mod signals;
 mod steps;
 mod tree;
-mod steps;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -32,8 +29,6 @@ pub use lock::Lock;
 pub use signals::on_termination;
 pub use steps::shell_quote;
 pub use tree::{Found, Kind};
-pub use lock::Lock;
-pub use steps::shell_quote;
 
 /// The machine, or a tree that stands for one.
 #[derive(Clone, Debug)]

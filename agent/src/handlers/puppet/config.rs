@@ -8,12 +8,7 @@ use kiln_schema::duration;
 use kiln_schema::status::Reason;
 use kiln_schema::yaml::Each;
 use schemars::JsonSchema;
-<<<<<<< HEAD
-use serde::de;
-use serde::{Deserialize, Deserializer};
-=======
 use serde::{Deserialize, Deserializer, de};
->>>>>>> gate
 
 use super::Failure;
 use crate::context::Context;
