@@ -6,7 +6,7 @@
 help:
 	@echo 'make demo    bake a golden and an app image in the lab, launch the app, show what it says'
 	@echo 'make test    unit, fixture and command-line tests, then the package, then the end-to-end tests'
-	@echo 'make bench   measure boot, bake and size'
+	@echo 'make bench   measure the agent against Debian'\''s cloud-init'
 	@echo 'make lint    formatting, clippy, licences and sources of dependencies, shell scripts'
 	@echo 'make deb     both packages, in target/deb'
 
@@ -17,7 +17,9 @@ test:
 	packaging/dev/test.sh
 
 bench:
-	packaging/dev/bench.sh
+	packaging/dev/prerequisites.sh bench
+	packaging/demo/foundation.sh target/foundation
+	packaging/dev/bench.py --foundation target/foundation --agent-deb "$$(packaging/dev/agent-deb.sh)"
 
 lint:
 	packaging/dev/lint.sh

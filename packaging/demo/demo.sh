@@ -31,16 +31,7 @@ phase() {
         'BEGIN { printf "%-40s %7.1f s", name, to - from }')")
 }
 
-# The whole workspace, so that its dependencies are compiled with one set of features, and thus once.
-compile() { cargo build --locked --workspace; }
-
-pack() { kiln deb --only kiln-agent --out target/deb; }
-
-agent_deb() {
-    local version
-    version=$(dpkg-parsechangelog --show-field Version)
-    echo "target/deb/kiln-agent_${version}_$(dpkg --print-architecture).deb"
-}
+build() { agent_deb=$(packaging/dev/agent-deb.sh); }
 
 lab_up() {
     # What an earlier demo left when it was killed.
@@ -50,7 +41,7 @@ lab_up() {
         --description "Debian 12 with its own cloud-init"
 }
 
-bake() { kiln bake "$1" --agent-deb "$(agent_deb)" --report "target/demo/$1"; }
+bake() { kiln bake "$1" --agent-deb "$agent_deb" --report "target/demo/$1"; }
 
 launch() {
     local image
@@ -62,8 +53,7 @@ trap 'exit 130' INT TERM
 trap 'kiln lab down >/dev/null 2>&1 || true' EXIT
 
 phase "what the demo needs" packaging/dev/prerequisites.sh demo
-phase "compile kiln" compile
-phase "kiln deb: the agent's package" pack
+phase "compile kiln; kiln deb: the agent" build
 phase "foundation: stock Debian, cloud-init" packaging/demo/foundation.sh target/foundation
 phase "kiln lab up: EC2 on this machine" lab_up
 phase "kiln bake golden: agent, puppet" bake golden

@@ -1,9 +1,8 @@
 #!/bin/bash
 # All tests, the cheap ones first: units, fixture trees and command lines; the package; the lab.
 #
-# One dev build of the workspace and one release build of the agent are all that is compiled. The dev
-# build is always of the whole workspace: one crate alone would have its dependencies with other
-# features, and the EC2 crate, which takes minutes, would be compiled once more.
+# One dev build of the workspace and one release build of the agent are all that is compiled; see
+# agent-deb.sh for why every command names the workspace.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -18,11 +17,8 @@ printf '\n== units, fixture trees, command lines\n'
 cargo test --locked --workspace --exclude kiln-tests
 
 printf '\n== the package\n'
-cargo build --quiet --locked --workspace
-target/debug/kiln deb --only kiln-agent --out target/deb
+agent=$(packaging/dev/agent-deb.sh)
 packaging/demo/foundation.sh target/foundation
-version=$(dpkg-parsechangelog --show-field Version)
-agent=target/deb/kiln-agent_${version}_$(dpkg --print-architecture).deb
 packaging/dev/check-package.sh "$agent" target/foundation
 
 printf '\n== end to end, on the lab\n'

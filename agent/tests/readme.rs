@@ -1,0 +1,40 @@
+//! What the README shows must be true: its user-data is valid, its kiln.yaml is the demo's.
+
+#![allow(clippy::disallowed_methods, reason = "the test runs the real program")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// A file of the checkout.
+fn file(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap()
+}
+
+/// The YAML examples of the README, in order.
+fn examples() -> Vec<String> {
+    let readme = file("README.md");
+    readme.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn the_user_data_of_the_readme_is_valid_without_a_warning() {
+    let shown: Vec<_> = examples().into_iter().filter(|text| text.starts_with("#cloud-config\n")).collect();
+    assert!(!shown.is_empty(), "the README shows no user-data");
+    for text in shown {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("user-data");
+        fs::write(&path, &text).unwrap();
+        let ran = Command::new(env!("CARGO_BIN_EXE_kiln-agent")).args(["validate", "--strict"]).arg(&path).output();
+        let ran = ran.unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout);
+        assert!(ran.status.success() && said.contains(": valid, no errors, no warnings"), "{said}\nin\n{text}");
+    }
+}
+
+#[test]
+fn the_kiln_yaml_of_the_readme_is_the_one_of_the_demo() {
+    let demo = file("packaging/demo/kiln.yaml");
+    let shown = examples().into_iter().find(|text| text.starts_with("defaults:\n")).unwrap();
+    assert!(demo.ends_with(&shown), "packaging/demo/kiln.yaml does not end with\n{shown}");
+}
