@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::paths;
 use kiln_schema::status::{Stage, State, Status};
+use kiln_schema::yaml::Node;
 
 use crate::config::Config;
 use crate::context::Context;
@@ -14,7 +15,10 @@ use crate::datasources::{self, Instance, Search};
 use crate::handlers::{Entry, Frequency, HANDLERS, external};
 use crate::report::{self, Report};
 use crate::stage::{Runner, Step};
-use crate::system::{FileOptions, System, now};
+use crate::system::{FileOptions, System};
+
+/// What handlers that tell how the boot went have at least, over the stage's allowance.
+const TELLING: Duration = Duration::from_secs(120);
 
 /// How long a stage may take: `local` holds up the network, `init` may wait for a metadata service,
 /// `final` installs and converges.
@@ -29,34 +33,41 @@ fn allowance(stage: Stage) -> Duration {
 /// Runs one stage, or all of them in order, and gives the status they left.
 ///
 /// # Errors
-/// When the status or the journal cannot be written: then the truth cannot be told, and the caller must fail.
+/// When another agent is at work, or the status cannot be written: then the truth cannot be told, and
+/// the caller must fail.
 pub fn boot(system: &System, only: Option<Stage>) -> io::Result<Status> {
+    let Some(_lock) = system.lock(paths::LOCK)? else {
+        let message = "another kiln-agent is booting this machine; `kiln-agent status --wait` waits for it";
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
+    };
     let report = Report::begin(system);
     if is_disabled(system) {
         report.update(|status| status.state = State::Disabled)?;
         return Ok(report.snapshot());
     }
     for stage in Stage::ALL.into_iter().filter(|stage| only.is_none_or(|only| only == *stage)) {
+        report.stage_began(stage)?;
         run_stage(system, &report, stage)?;
+        report.stage_ended(stage)?;
+    }
+    if report.snapshot().stage == Some(Stage::Final) {
+        report.finish()?;
     }
     Ok(report.snapshot())
 }
 
 fn run_stage(system: &System, report: &Report, stage: Stage) -> io::Result<()> {
     let deadline = Instant::now() + allowance(stage);
-    report.update(|status| {
-        status.state = State::Running;
-        status.stage = Some(stage);
-        status.finished = None;
-        status.started.get_or_insert_with(|| now().to_string());
-    })?;
     match find_instance(system, report, stage, deadline) {
-        Ok(Some(instance)) => run_handlers(system, report, stage, instance, deadline)?,
+        Ok(Some(instance)) => run_handlers(system, report, stage, instance, deadline),
         // The source needs the network; the next stage asks it.
-        Ok(None) => {}
-        Err(findings) => report.diagnostics(findings)?,
+        Ok(None) => Ok(()),
+        Err(finding) => {
+            report.diagnostics(vec![*finding])?;
+            // The machine still needs host keys and its default user, so that someone can log in and look.
+            run_handlers(system, report, stage, Instance::new(datasources::NONE, datasources::NONE), deadline)
+        }
     }
-    if stage == Stage::Final { report.finish() } else { Ok(()) }
 }
 
 /// The instance: as an earlier stage of this boot found it, or asked of the sources now.
@@ -65,24 +76,16 @@ fn find_instance(
     report: &Report,
     stage: Stage,
     deadline: Instant,
-) -> Result<Option<Instance>, Vec<Diagnostic>> {
+) -> Result<Option<Instance>, Box<Diagnostic>> {
     let known = system.read(paths::INSTANCE).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     if known.is_some() && report.snapshot().instance_id.is_some() {
         return Ok(known);
     }
-    if stage == Stage::Final {
-        // Init has asked and told why there is none.
-        return if report.snapshot().diagnostics.is_empty() { search(system, stage, deadline) } else { Ok(None) };
-    }
-    search(system, stage, deadline)
-}
-
-fn search(system: &System, stage: Stage, deadline: Instant) -> Result<Option<Instance>, Vec<Diagnostic>> {
     let image = Config::of_image(system);
     match datasources::search(system, image.agent.datasource.as_deref(), stage, deadline) {
         Search::Found(instance) => Ok(Some(*instance)),
         Search::Later => Ok(None),
-        Search::None(why) => Err(vec![Diagnostic::error("datasource", why)]),
+        Search::None(why) => Err(Box::new(Diagnostic::error("datasource", why))),
     }
 }
 
@@ -93,8 +96,7 @@ fn run_handlers(
     instance: Instance,
     deadline: Instant,
 ) -> io::Result<()> {
-    let first_sight = report.snapshot().instance_id.as_deref() != Some(&instance.id);
-    if first_sight {
+    if report.snapshot().instance_id.as_deref() != Some(&instance.id) {
         remember(system, report, &instance)?;
     }
     let config = Config::load(system, &instance);
@@ -102,43 +104,94 @@ fn run_handlers(
     findings.extend(config.check_handlers());
     config.apply_strictness(&mut findings);
     report.diagnostics(findings)?;
+    if stage == Stage::Final && config.agent.kiln.baking && !wait_until_provisioned(system, deadline) {
+        let message = "the bake never said that its files are in place, which `kiln-agent gate` does";
+        return report.diagnostics(vec![Diagnostic::error(paths::PROVISIONED, message)]);
+    }
     let scripts = config.scripts;
     let root = Arc::new(config.root);
     let context = Context::new(system.clone(), Arc::new(instance), root.clone(), scripts.into(), report.clone());
-    let mut runner = Runner::new(context, report.clone(), stage, deadline)?;
-    let turn = |h: &&Entry| h.stage == stage && (h.always || h.is_configured(&root));
-    let step = |handler: &'static Entry| Step {
-        name: handler.name,
-        frequency: handler.frequency,
-        prepare: Box::new(|config| handler.prepare(config)),
-    };
-    for handler in HANDLERS.iter().filter(turn).filter(|handler| !handler.tells) {
-        runner.step(&step(handler))?;
-    }
-    if stage == Stage::Final {
-        for name in external::names(system).iter().filter(|name| root.get(name).is_some()) {
-            let prepare = Box::new(|config: &_| external::prepare(name, config));
-            runner.step(&Step { name, frequency: Frequency::Instance, prepare })?;
+    let mut runner = Runner::new(context, report.clone(), stage, deadline);
+    for turn in turns(system, stage, &root) {
+        if turn.tells() {
+            runner.reserve(TELLING);
         }
-    }
-    for handler in HANDLERS.iter().filter(turn).filter(|handler| handler.tells) {
-        runner.step(&step(handler))?;
+        runner.step(&turn.step())?;
     }
     Ok(())
 }
 
+/// In a bake, what puppet and the scripts need is uploaded after the machine has booted.
+fn wait_until_provisioned(system: &System, deadline: Instant) -> bool {
+    tracing::info!("this is a bake: the final stage waits for {}", paths::PROVISIONED);
+    let there = |system: &System| system.exists(paths::PROVISIONED);
+    system.wait_for(paths::RUN, deadline, there).unwrap_or_else(|error| {
+        tracing::error!("cannot wait for {}: {error}", paths::PROVISIONED);
+        false
+    })
+}
+
+/// A handler that has something to do, built-in or external.
+pub enum Turn {
+    /// Of the slice.
+    BuiltIn(&'static Entry),
+    /// By its name.
+    External(String),
+}
+
+impl Turn {
+    fn tells(&self) -> bool {
+        matches!(self, Turn::BuiltIn(handler) if handler.tells)
+    }
+
+    fn step(&self) -> Step<'_> {
+        match self {
+            Turn::BuiltIn(handler) => Step {
+                name: handler.name,
+                frequency: handler.frequency,
+                prepare: Box::new(|config| handler.prepare(config)),
+            },
+            Turn::External(name) => Step {
+                name,
+                frequency: Frequency::Instance,
+                prepare: Box::new(|config| external::prepare(name, config)),
+            },
+        }
+    }
+}
+
+/// The handlers that a configuration gives something to do in a stage, in the order in which they run.
+pub fn turns(system: &System, stage: Stage, config: &Node) -> Vec<Turn> {
+    let due = HANDLERS.iter().filter(|h| h.stage == stage && (h.always || h.is_configured(config)));
+    // Those that tell how the boot went come last, after the external ones.
+    let (tell, work): (Vec<_>, Vec<_>) = due.partition(|handler| handler.tells);
+    let mut turns: Vec<Turn> = work.into_iter().map(Turn::BuiltIn).collect();
+    if stage == Stage::Final {
+        let named = external::names(system).into_iter().filter(|name| config.get(name).is_some());
+        turns.extend(named.map(Turn::External));
+    }
+    turns.extend(tell.into_iter().map(Turn::BuiltIn));
+    turns
+}
+
 /// Keeps what the source told, for later stages and for people.
 fn remember(system: &System, report: &Report, instance: &Instance) -> io::Result<()> {
-    let folder = report::instance_folder(&instance.id);
-    system.make_dir(&folder, 0o755, None)?;
-    system.write(folder.clone() + "/user-data", &instance.user_data, FileOptions::mode(0o600))?;
-    system.link(paths::CURRENT_INSTANCE, &folder)?;
     // The user-data may hold secrets.
     system.write(paths::INSTANCE, serde_json::to_vec(instance)?, FileOptions::mode(0o600))?;
     report.update(|status| {
         status.instance_id = Some(instance.id.clone());
         status.source = Some(instance.source.clone());
-    })
+    })?;
+    let folder = report::instance_folder(&instance.id);
+    let kept = system
+        .make_dir(&folder, 0o755, None)
+        .and_then(|()| system.write(folder.clone() + "/user-data", &instance.user_data, FileOptions::mode(0o600)))
+        .and_then(|()| system.link(paths::CURRENT_INSTANCE, &folder));
+    match kept {
+        Ok(()) => Ok(()),
+        // A full disk is a reason to say so, not to leave the machine without keys.
+        Err(error) => report.diagnostics(vec![Diagnostic::error(paths::STATE, format!("cannot be written: {error}"))]),
+    }
 }
 
 /// Whether the agent was told to keep still: by a file, or by `kiln=disabled` on the kernel's command line.

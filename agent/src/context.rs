@@ -70,6 +70,14 @@ impl Context {
         self.report.update(|status| status.planned_shutdown = Some(plan))
     }
 
+    /// Takes a planned shutdown out of the status, as it will not happen.
+    ///
+    /// # Errors
+    /// When the status cannot be written.
+    pub fn withdraw_shutdown(&self) -> std::io::Result<()> {
+        self.report.update(|status| status.planned_shutdown = None)
+    }
+
     /// Whether an image is being baked: handlers that act on the outside world keep still.
     pub fn is_baking(&self) -> bool {
         self.config.get("kiln").and_then(|kiln| kiln.get("baking")).is_some_and(|baking| baking.to_json() == true)
@@ -85,6 +93,11 @@ impl Context {
         let report = Report::begin(&system);
         let instance = Arc::new(Instance::new("test", "i-test"));
         Context::new(system, instance, Arc::new(config), Arc::new([]), report)
+    }
+
+    /// The same surroundings with a status in which something has happened.
+    pub fn with_report(self, report: Report) -> Self {
+        Context { report, ..self }
     }
 
     /// Runs a handler on the configuration of this context.

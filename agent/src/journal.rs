@@ -38,18 +38,22 @@ pub struct Journal {
     system: System,
     path: String,
     last: HashMap<String, Last>,
+    /// Why it cannot be read.
+    unreadable: Option<String>,
+    /// Its last line was cut short by a crash; the next event must not be glued to it.
+    torn: bool,
 }
 
 impl Journal {
-    /// Reads a journal; one that is not there is empty.
-    ///
-    /// # Errors
-    /// When the file is there and cannot be read.
-    pub fn open(system: &System, path: String) -> io::Result<Self> {
+    /// Reads a journal. One that is not there is empty; one that cannot be read takes no events, so that
+    /// no handler runs on a guess.
+    pub fn open(system: &System, path: String) -> Self {
         let text = match system.read(&path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error),
+            Err(error) => {
+                let unreadable = (error.kind() != io::ErrorKind::NotFound).then(|| error.to_string());
+                return Journal { system: system.clone(), path, last: HashMap::new(), unreadable, torn: false };
+            }
         };
         let mut last = HashMap::new();
         for event in text.lines().filter_map(|line| serde_json::from_str::<Event>(line).ok()) {
@@ -59,11 +63,8 @@ impl Journal {
             };
             last.insert(event.handler, state);
         }
-        if !text.is_empty() && !text.ends_with('\n') {
-            // The next event must not be glued to the remains of one that a crash cut short.
-            system.append(&path, b"\n", FileOptions::mode(0o600))?;
-        }
-        Ok(Journal { system: system.clone(), path, last })
+        let torn = !text.is_empty() && !text.ends_with('\n');
+        Journal { system: system.clone(), path, last, unreadable: None, torn }
     }
 
     /// How the last run of a handler stands.
@@ -94,10 +95,17 @@ impl Journal {
         Ok(())
     }
 
-    fn add(&self, event: Event) -> io::Result<()> {
-        let mut line = serde_json::to_vec(&event)?;
+    fn add(&mut self, event: Event) -> io::Result<()> {
+        if let Some(error) = &self.unreadable {
+            return Err(io::Error::other(error.clone()));
+        }
+        let mut line = if self.torn { vec![b'\n'] } else { Vec::new() };
+        serde_json::to_writer(&mut line, &event)?;
         line.push(b'\n');
-        self.system.append(&self.path, &line, FileOptions::mode(0o600).durable())
+        let added = self.system.append(&self.path, &line, FileOptions::mode(0o600).durable());
+        // A full disk may have taken a part of the line.
+        self.torn = added.is_err();
+        added
     }
 }
 
@@ -124,11 +132,11 @@ mod tests {
     fn a_start_without_an_end_is_an_interruption() {
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
-        let mut journal = Journal::open(&system, "/j".into()).unwrap();
+        let mut journal = Journal::open(&system, "/j".into());
         journal.started("a").unwrap();
         journal.ended(&report("a")).unwrap();
         journal.started("b").unwrap();
-        let journal = Journal::open(&system, "/j".into()).unwrap();
+        let journal = Journal::open(&system, "/j".into());
         assert!(matches!(journal.last("a"), Last::Ended(_)));
         assert!(matches!(journal.last("b"), Last::Interrupted(_)));
         assert_eq!(journal.last("c"), Last::Never);
@@ -138,12 +146,12 @@ mod tests {
     fn a_line_that_a_crash_cut_short_harms_nothing() {
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
-        Journal::open(&system, "/j".into()).unwrap().started("a").unwrap();
+        Journal::open(&system, "/j".into()).started("a").unwrap();
         system.append("/j", b"{\"handler\":\"a\",\"rep", FileOptions::default()).unwrap();
-        let mut journal = Journal::open(&system, "/j".into()).unwrap();
+        let mut journal = Journal::open(&system, "/j".into());
         assert!(matches!(journal.last("a"), Last::Interrupted(_)));
         journal.ended(&report("a")).unwrap();
-        let journal = Journal::open(&system, "/j".into()).unwrap();
+        let journal = Journal::open(&system, "/j".into());
         assert!(matches!(journal.last("a"), Last::Ended(_)));
     }
 }

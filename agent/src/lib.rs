@@ -9,18 +9,30 @@
 //! - `stage`: the only caller of handlers: frequency, journal, deadline, outcome;
 //! - `report`: the status, written out at every change.
 //!
+//! Shared by handlers: `names` (the machine's two names), `distro`, `template`, `ssh`.
+//!
 //! `system` is the only code that touches files and runs commands, `net` the only one that speaks to
 //! the network, `cli` what a person types.
 
+pub mod authorized_keys;
 pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod context;
 pub mod datasources;
+pub mod gate;
+pub mod distro;
 pub mod handlers;
 pub mod journal;
 pub mod log;
+pub mod names;
+pub mod net;
 pub mod report;
+pub mod seal;
+pub mod ssh;
 pub mod stage;
 pub mod system;
+pub mod template;
+#[cfg(test)]
+mod testing;
 pub mod userdata;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::paths;
-use kiln_schema::status::{HandlerReport, Status};
+use kiln_schema::status::{HandlerReport, OutcomeKind, Reason, Stage, StageReport, State, Status};
 
 use crate::system::{FileOptions, System, now};
 
@@ -68,22 +68,62 @@ impl Report {
         })
     }
 
-    /// Closes the boot: sets the verdict and copies the status to the instance's folder.
+    /// Says that a stage begins, and of a handler that still counts as running what is true of it: the
+    /// agent was killed while it ran.
     ///
     /// # Errors
-    /// When the status cannot be written, in /run or on the disk.
+    /// When /run cannot be written.
+    pub fn stage_began(&self, stage: Stage) -> io::Result<()> {
+        self.update(|status| {
+            let at = now().to_string();
+            status.state = State::Running;
+            status.stage = Some(stage);
+            status.finished = None;
+            status.started.get_or_insert_with(|| at.clone());
+            interrupted(status);
+            status.stages.retain(|earlier| earlier.name != stage);
+            status.stages.push(StageReport { name: stage, started: at, finished: None });
+        })
+    }
+
+    /// Says that a stage has run to its end.
+    ///
+    /// # Errors
+    /// When /run cannot be written.
+    pub fn stage_ended(&self, stage: Stage) -> io::Result<()> {
+        self.update(|status| {
+            for ended in status.stages.iter_mut().filter(|s| s.name == stage) {
+                ended.finished = Some(now().to_string());
+            }
+        })
+    }
+
+    /// Closes the boot: sets the verdict and copies the status to the instance's folder.
+    ///
+    /// A stage that did not run to its end is an error of the boot: nobody knows what it left out.
+    ///
+    /// # Errors
+    /// When /run cannot be written.
     pub fn finish(&self) -> io::Result<()> {
+        let status = self.snapshot();
+        self.diagnostics(cut_short(&status))?;
+        self.close()?;
+        let Some(id) = &status.instance_id else { return Ok(()) };
+        let mut text = serde_json::to_vec(&self.snapshot())?;
+        text.push(b'\n');
+        let kept = self.system.write(instance_folder(id) + "/status.json", text, FileOptions::mode(0o644).durable());
+        if let Err(error) = kept {
+            self.diagnostics(vec![Diagnostic::error(paths::STATE, format!("cannot be written: {error}"))])?;
+            self.close()?;
+        }
+        Ok(())
+    }
+
+    fn close(&self) -> io::Result<()> {
         self.update(|status| {
             status.state = status.verdict();
             status.finished = Some(now().to_string());
-        })?;
-        let status = self.snapshot();
-        if let Some(id) = &status.instance_id {
-            let mut text = serde_json::to_vec(&status)?;
-            text.push(b'\n');
-            self.system.write(instance_folder(id) + "/status.json", text, FileOptions::mode(0o644).durable())?;
-        }
-        Ok(())
+        })
     }
 
     fn locked(&self) -> MutexGuard<'_, Status> {
@@ -92,9 +132,89 @@ impl Report {
     }
 }
 
-/// The status file, if there is one that can be read.
-pub fn read(system: &System) -> Option<Status> {
+/// The errors of stages that did not run to their end.
+fn cut_short(status: &Status) -> Vec<Diagnostic> {
+    let whole = |stage| status.stages.iter().any(|s| s.name == stage && s.finished.is_some());
+    let cut_short = Stage::ALL.into_iter().filter(|stage| !whole(*stage));
+    let finding = |stage: Stage| {
+        let message = format!("the {} stage did not run to its end; `journalctl -u kiln-{0}` tells why", stage.name());
+        Diagnostic::error("boot", message)
+    };
+    cut_short.map(finding).collect()
+}
+
+/// The status as it will stand if the handler `last` ends well now and is the last of the boot.
+pub fn foretold(mut status: Status, last: &str) -> Status {
+    let end = now();
+    if let Some(own) = status.handlers.iter_mut().find(|handler| handler.name == last) {
+        own.outcome = OutcomeKind::Ok;
+        let began = own.started.parse().unwrap_or(end);
+        own.duration_ms = end.duration_since(began).as_millis().try_into().unwrap_or(0);
+    }
+    for stage in status.stages.iter_mut().filter(|stage| stage.name == Stage::Final) {
+        stage.finished = Some(end.to_string());
+    }
+    status.diagnostics.extend(cut_short(&status));
+    status.state = status.verdict();
+    status.finished = Some(end.to_string());
+    status
+}
+
+/// The status file as it stands, if there is one that can be read.
+fn read(system: &System) -> Option<Status> {
     serde_json::from_slice(&system.read(paths::STATUS).ok()?).ok()
+}
+
+/// The status of this boot as it is true now: what a dead boot or a dead agent left behind is not taken
+/// at its word.
+///
+/// # Errors
+/// One sentence, when there is a status file that cannot be read.
+pub fn current(system: &System) -> Result<Status, String> {
+    let boot_id = system.boot_id();
+    let damaged = |why: String| {
+        let path = paths::STATUS;
+        format!("{path}: {why}; `journalctl -t kiln-agent` tells what the agent did, the next boot writes it anew")
+    };
+    let found = match system.read(paths::STATUS) {
+        Ok(bytes) if bytes.is_empty() => return Err(damaged("the status file is empty".to_owned())),
+        Ok(bytes) => Some(
+            serde_json::from_slice::<Status>(&bytes).map_err(|error| damaged(format!("not a status file: {error}")))?,
+        ),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(format!("the status cannot be read: {error}")),
+    };
+    let Some(mut status) = found.filter(|status| status.boot_id == boot_id) else {
+        let mut fresh = Status::new(env!("CARGO_PKG_VERSION"), &boot_id);
+        if crate::boot::is_disabled(system) {
+            fresh.state = State::Disabled;
+        }
+        return Ok(fresh);
+    };
+    let at_work = status.stages.last().is_some_and(|stage| stage.finished.is_none());
+    // The lock is looked at last: an agent that ends in between has written its end before it let go.
+    if status.state == State::Running && at_work && !system.is_locked(paths::LOCK) {
+        let again: Option<Status> = read(system);
+        if again.is_none_or(|again| again == status) {
+            let stage = status.stage.map_or("first", Stage::name);
+            let message = format!("the agent was stopped in the {stage} stage; `journalctl -u kiln-{stage}` tells why");
+            status.diagnostics.push(Diagnostic::error("boot", message));
+            interrupted(&mut status);
+            status.state = State::Failed;
+        } else {
+            return current(system);
+        }
+    }
+    Ok(status)
+}
+
+/// Says of a handler that still counts as running what is true of it when the agent is dead.
+fn interrupted(status: &mut Status) {
+    for handler in status.handlers.iter_mut().filter(|h| h.outcome == OutcomeKind::Running) {
+        handler.outcome = OutcomeKind::Failed;
+        handler.reason = Some(Reason::Interrupted.code().to_owned());
+        handler.message = Some("the agent was stopped while this ran; it runs again at the next boot".to_owned());
+    }
 }
 
 /// The folder of an instance; its id is made safe as a file name.
@@ -105,4 +225,41 @@ pub fn instance_folder(id: &str) -> String {
     let name: String = id.chars().map(safe).collect();
     let name = name.trim_start_matches('.');
     format!("{}/{}", paths::INSTANCES, if name.is_empty() { "_" } else { name })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_running_status_of_a_dead_agent_is_a_failure_and_of_a_living_one_is_not() {
+        let tree = tempfile::tempdir().unwrap();
+        let system = System::new(tree.path());
+        assert_eq!(current(&system).unwrap().state, State::NotStarted);
+        let lock = system.lock(paths::LOCK).unwrap();
+        Report::begin(&system).stage_began(Stage::Init).unwrap();
+        assert_eq!(current(&system).unwrap().state, State::Running);
+        drop(lock);
+        let status = current(&system).unwrap();
+        assert_eq!(status.state, State::Failed);
+        assert!(status.first_failure().unwrap().contains("stopped in the init stage"));
+        Report::begin(&system).stage_ended(Stage::Init).unwrap();
+        assert_eq!(current(&system).unwrap().state, State::Running, "between two stages nobody is at work");
+    }
+
+    #[test]
+    fn a_status_of_an_earlier_boot_says_nothing_of_this_one() {
+        let tree = tempfile::tempdir().unwrap();
+        let system = System::new(tree.path());
+        Report::begin(&system).update(|status| status.boot_id = "another".to_owned()).unwrap();
+        assert_eq!(current(&system).unwrap().state, State::NotStarted);
+    }
+
+    #[test]
+    fn a_damaged_status_is_an_error_that_names_the_file() {
+        let tree = tempfile::tempdir().unwrap();
+        let system = System::new(tree.path());
+        system.write(paths::STATUS, "{", FileOptions::default()).unwrap();
+        assert!(current(&system).unwrap_err().starts_with("/run/kiln/status.json: not a status file: "));
+    }
 }

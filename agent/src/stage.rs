@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use kiln_schema::diagnostic::Severity;
+use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::paths;
 use kiln_schema::status::{HandlerReport, OutcomeKind, Reason, Stage};
 use kiln_schema::yaml::Node;
@@ -44,23 +44,21 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// A runner with its journals open.
-    ///
-    /// # Errors
-    /// When a journal cannot be read.
-    pub fn new(context: Context, report: Report, stage: Stage, deadline: Instant) -> io::Result<Self> {
+    /// A runner on the journals of the context's instance.
+    pub fn new(context: Context, report: Report, stage: Stage, deadline: Instant) -> Self {
         let system = context.system.clone();
         let folder = crate::report::instance_folder(&context.instance.id);
-        system.make_dir(&folder, 0o755, None)?;
-        let journal = Journal::open(&system, folder + "/journal.jsonl")?;
-        let once = Journal::open(&system, paths::ONCE_JOURNAL.to_owned())?;
-        Ok(Runner { system, report, context, journal, once, stage, deadline })
+        let journal = Journal::open(&system, folder + "/journal.jsonl");
+        let once = Journal::open(&system, paths::ONCE_JOURNAL.to_owned());
+        Runner { system, report, context, journal, once, stage, deadline }
     }
 
     /// Runs one handler, if it is its turn, and writes what became of it.
     ///
+    /// A handler whose start cannot be put on record does not run, and has failed: nobody would know of a crash.
+    ///
     /// # Errors
-    /// When the status or the journal cannot be written: then nothing that runs could be told.
+    /// When the status cannot be written: then nothing that runs could be told.
     pub fn step(&mut self, step: &Step<'_>) -> io::Result<()> {
         let started = now();
         let clock = Instant::now();
@@ -84,10 +82,11 @@ impl Runner {
             return if told { Ok(()) } else { self.report.handler(retold(earlier, report)) };
         }
         self.report.handler(report.clone())?;
-        self.journal_of(step.frequency).started(step.name)?;
-        let handled = match prepared.run {
-            Some(run) => self.supervise(run),
-            None => Err(unusable(&prepared)),
+        let recorded = self.journal_of(step.frequency).started(step.name);
+        let handled = match (recorded, prepared.run) {
+            (Err(error), _) => Err(unrecorded("start", error)),
+            (Ok(()), Some(run)) => self.supervise(run),
+            (Ok(()), None) => Err(unusable(prepared.diagnostics)),
         };
         report.duration_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
         match handled {
@@ -112,11 +111,23 @@ impl Runner {
             let message = report.message.take();
             report.message = Some(message.map_or(note.clone(), |message| format!("{message}; {note}")));
         }
+        let recorded = self.journal_of(step.frequency).ended(&report).and_then(|()| {
+            let word = format!("{}\n", report.outcome.name());
+            self.system.write(format!("{}/{}", paths::DATA, step.name), word, FileOptions::mode(0o644))
+        });
+        if let (Err(error), false) = (recorded, report.outcome == OutcomeKind::Failed) {
+            let Failure { reason, message, .. } = unrecorded("end", error);
+            report.outcome = OutcomeKind::Failed;
+            report.reason = Some(reason.code().to_owned());
+            report.message = Some(message);
+        }
         log(&report);
-        self.journal_of(step.frequency).ended(&report)?;
-        self.report.handler(report.clone())?;
-        let word = format!("{}\n", report.outcome.name());
-        self.system.write(format!("{}/{}", paths::DATA, step.name), word, FileOptions::mode(0o644))
+        self.report.handler(report)
+    }
+
+    /// Leaves the handlers that are still to come at least so much time.
+    pub fn reserve(&mut self, time: Duration) {
+        self.deadline = self.deadline.max(Instant::now() + time);
     }
 
     fn journal_of(&mut self, frequency: Frequency) -> &mut Journal {
@@ -166,10 +177,15 @@ fn retold(earlier: &HandlerReport, now: HandlerReport) -> HandlerReport {
     }
 }
 
-fn unusable(prepared: &Prepared) -> Failure {
-    let error = prepared.diagnostics.iter().find(|d| d.severity == Severity::Error);
+fn unusable(findings: Vec<Diagnostic>) -> Failure {
+    let error = findings.iter().find(|d| d.severity == Severity::Error);
     let message = error.map_or_else(|| "its configuration cannot be used".to_owned(), ToString::to_string);
     Failure::new(Reason::Config, message)
+}
+
+fn unrecorded(what: &str, error: io::Error) -> Failure {
+    let failure = Failure::from(error);
+    Failure { message: format!("its {what} could not be recorded: {}", failure.message), ..failure }
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
@@ -200,5 +216,143 @@ fn log(report: &HandlerReport) {
                 outcome.name()
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::datasources::Instance;
+    use crate::handlers::Frequency::{Boot, Instance as PerInstance};
+
+    /// A tree that boots, with as many handlers as a test gives it.
+    struct Tree<'a> {
+        root: &'a std::path::Path,
+        instance: &'a str,
+    }
+
+    /// A handler's name, frequency and work.
+    type Scripted<'a> = (&'a str, Frequency, fn() -> Handled);
+
+    impl Tree<'_> {
+        fn run(&self, steps: &[Scripted<'_>]) -> Vec<HandlerReport> {
+            let system = System::new(self.root);
+            // Every run is a boot of its own.
+            system.remove(paths::STATUS).unwrap();
+            let report = Report::begin(&system);
+            let instance = Arc::new(Instance::new("test", self.instance));
+            let config = Arc::new(Node::empty_map(kiln_schema::yaml::Place::whole("user-data")));
+            let context = Context::new(system, instance, config, Arc::new([]), report.clone());
+            let mut runner =
+                Runner::new(context, report.clone(), Stage::Init, Instant::now() + Duration::from_secs(60));
+            for (name, frequency, work) in steps {
+                let work = *work;
+                let prepare = Box::new(move |_: &Node| Prepared {
+                    diagnostics: Vec::new(),
+                    run: Some(Runnable {
+                        best_effort: false,
+                        timeout: Duration::from_secs(30),
+                        work: Box::new(move |_| work()),
+                    }),
+                });
+                runner.step(&Step { name, frequency: *frequency, prepare }).unwrap();
+            }
+            report.snapshot().handlers
+        }
+    }
+
+    fn good() -> Handled {
+        Ok(Outcome::Ok(None))
+    }
+
+    fn bad() -> Handled {
+        Err(Failure::new(Reason::Io, "the cause"))
+    }
+
+    #[test]
+    fn a_panic_is_a_failure_and_the_next_handler_runs() {
+        let tree = tempfile::tempdir().unwrap();
+        let boot = Tree { root: tree.path(), instance: "i-1" };
+        let handlers = boot.run(&[("panics", PerInstance, || panic!("oh no")), ("next", PerInstance, good)]);
+        assert_eq!(handlers[0].reason.as_deref(), Some("panicked"));
+        assert!(handlers[0].message.as_deref().unwrap().contains("oh no"));
+        assert_eq!(handlers[1].outcome, OutcomeKind::Ok);
+        let word = System::new(tree.path()).read_text(paths::DATA.to_owned() + "/panics").unwrap();
+        assert_eq!(word, "failed\n");
+    }
+
+    #[test]
+    fn a_stage_that_used_up_its_time_leaves_some_to_those_that_tell() {
+        let tree = tempfile::tempdir().unwrap();
+        let context = Context::for_test(tree.path(), "{}");
+        let report = Report::begin(&context.system);
+        let mut runner = Runner::new(context, report.clone(), Stage::Final, Instant::now());
+        let step = |name| {
+            let run = || Runnable { best_effort: true, timeout: Duration::from_secs(30), work: Box::new(|_| good()) };
+            Step {
+                name,
+                frequency: Boot,
+                prepare: Box::new(move |_: &Node| Prepared { diagnostics: Vec::new(), run: Some(run()) }),
+            }
+        };
+        runner.step(&step("late")).unwrap();
+        runner.reserve(Duration::from_secs(30));
+        runner.step(&step("tells")).unwrap();
+        let handlers = report.snapshot().handlers;
+        assert_eq!(handlers[0].reason.as_deref(), Some("timeout"));
+        assert_eq!(handlers[1].outcome, OutcomeKind::Ok);
+    }
+
+    #[test]
+    fn a_later_boot_tells_a_failure_again_and_runs_it_for_a_new_instance_only() {
+        static RUNS: AtomicUsize = AtomicUsize::new(0);
+        fn counted() -> Handled {
+            RUNS.fetch_add(1, Ordering::SeqCst);
+            bad()
+        }
+        let tree = tempfile::tempdir().unwrap();
+        let first = Tree { root: tree.path(), instance: "i-1" };
+        first.run(&[("fails", PerInstance, counted)]);
+        let again = first.run(&[("fails", PerInstance, counted)]);
+        assert_eq!((again[0].outcome, again[0].reason.as_deref()), (OutcomeKind::Failed, Some("io")));
+        assert!(again[0].message.as_deref().unwrap().starts_with("the cause (at an earlier boot, "));
+        assert_eq!(RUNS.load(Ordering::SeqCst), 1);
+        Tree { root: tree.path(), instance: "i-2" }.run(&[("fails", PerInstance, counted)]);
+        assert_eq!(RUNS.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn a_handler_of_every_boot_runs_again_and_one_of_the_instance_says_that_it_ran() {
+        let tree = tempfile::tempdir().unwrap();
+        let boot = Tree { root: tree.path(), instance: "i-1" };
+        let steps: [Scripted<'_>; 2] = [("every", Boot, good), ("once", PerInstance, good)];
+        boot.run(&steps);
+        let handlers = boot.run(&steps);
+        assert_eq!(handlers[0].outcome, OutcomeKind::Ok);
+        assert_eq!((handlers[1].outcome, handlers[1].reason.as_deref()), (OutcomeKind::Skipped, Some("ran-before")));
+    }
+
+    #[test]
+    fn a_handler_that_was_killed_runs_again_and_says_so() {
+        let tree = tempfile::tempdir().unwrap();
+        let journal = crate::report::instance_folder("i-1") + "/journal.jsonl";
+        Journal::open(&System::new(tree.path()), journal).started("killed").unwrap();
+        let handlers = Tree { root: tree.path(), instance: "i-1" }.run(&[("killed", PerInstance, good)]);
+        assert_eq!(handlers[0].outcome, OutcomeKind::Ok);
+        assert!(handlers[0].message.as_deref().unwrap().contains("interrupted"));
+    }
+
+    #[test]
+    fn a_handler_whose_start_cannot_be_recorded_does_not_run() {
+        let tree = tempfile::tempdir().unwrap();
+        let journal = crate::report::instance_folder("i-1") + "/journal.jsonl";
+        System::new(tree.path()).make_dir(&journal, 0o755, None).unwrap();
+        let handlers =
+            Tree { root: tree.path(), instance: "i-1" }.run(&[("blind", PerInstance, || panic!("it must not run"))]);
+        assert_eq!((handlers[0].outcome, handlers[0].reason.as_deref()), (OutcomeKind::Failed, Some("io")));
+        assert!(handlers[0].message.as_deref().unwrap().contains("could not be recorded"));
     }
 }

@@ -1,34 +1,35 @@
 """Launches the demo's image and shows what the new instance says of itself.
 
-Runs in the lab's network. Prints the status that the instance sends home, the names it has in
-Route53, and how long it took; then stops it and shows that its names are gone.
+Runs in the lab's network, with the lab's API in the environment: `kiln lab exec python3 launch.py …`.
+Prints the status that the instance sends home and the names it has in Route53, and how long that took;
+then terminates it and shows that its names are gone. Exit 1 when any of that did not happen.
 """
 
 import argparse
 import json
-import socketserver
+import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 
-ZONE = "demo.kiln.internal."
-PORT = 8099
+ZONE = "demo.kiln.internal"
+HOME = ("10.0.0.1", 8099)
 DEADLINE = 120  # seconds from launch to phone-home
 
-USER_DATA = """#cloud-config
+USER_DATA = f"""#cloud-config
 hostname: myapp-1
-fqdn: myapp-1.demo.kiln.internal
+fqdn: myapp-1.{ZONE}
 role: myapp
-puppet: {mode: apply, manifest: /etc/kiln/puppet/site.pp}
+puppet: {{mode: apply, manifest: /etc/kiln/puppet/site.pp}}
 route53:
   register: true
-  zone: demo.kiln.internal
-  name: "{{ hostname }}.demo.kiln.internal"
-  aliases: ["myapp.demo.kiln.internal"]
-phone_home: {url: "http://10.0.0.1:8099/", format: json, tries: 3}
+  zone: {ZONE}
+  name: "{{{{ hostname }}}}.{ZONE}"
+  aliases: [myapp.{ZONE}]
+phone_home: {{url: "http://{HOME[0]}:{HOME[1]}/", format: json, tries: 3}}
 """
 
 
@@ -48,8 +49,13 @@ class Home(BaseHTTPRequestHandler):
         """The demo prints its own story."""
 
 
-class Server(socketserver.ThreadingTCPServer):
-    allow_reuse_address = True
+class Server(ThreadingHTTPServer):
+    """The place that instances phone home to."""
+
+    def server_bind(self):
+        """Binds without asking DNS for this machine's name, which takes seconds where there is none."""
+        self.socket.bind(self.server_address)
+        self.server_name, self.server_port = self.server_address
 
 
 def records(route53, zone):
@@ -62,44 +68,63 @@ def records(route53, zone):
     ]
 
 
+def shown(status):
+    """The status as lines: the state, then what each handler did."""
+    lines = [f"{status['instance_id']} is {status['state']}"]
+    for handler in status["handlers"]:
+        took = f"{handler.get('duration_ms') or 0:>6} ms"
+        lines.append(f"  {handler['stage']:<6} {handler['name']:<20} {handler['outcome'] or 'running':<8} {took}")
+        if handler.get("message") and handler["outcome"] == "failed":
+            lines.append(f"         {handler['message']}")
+    return "\n".join(lines)
+
+
+def console(kiln, instance):
+    """The last lines of the machine's console."""
+    said = subprocess.run([kiln, "lab", "console", instance], capture_output=True, text=True, timeout=20)
+    return "\n".join((said.stdout or said.stderr).splitlines()[-40:])
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--endpoint", required=True)
-    arguments.add_argument("--region", required=True)
     arguments.add_argument("--image", required=True)
+    arguments.add_argument("--kiln", required=True, help="the kiln program, for the console of a machine that fails")
     options = arguments.parse_args()
-    aws = {
-        "endpoint_url": options.endpoint,
-        "region_name": options.region,
-        "aws_access_key_id": "lab",
-        "aws_secret_access_key": "lab",
-    }
-    ec2, route53 = boto3.client("ec2", **aws), boto3.client("route53", **aws)
-    zone = route53.create_hosted_zone(Name=ZONE, CallerReference=str(time.time()))["HostedZone"]["Id"]
+    ec2 = boto3.client("ec2")
+    route53 = boto3.client("route53")
+    zone = route53.create_hosted_zone(Name=ZONE + ".", CallerReference=str(time.time()))["HostedZone"]["Id"]
 
-    server = Server(("10.0.0.1", PORT), Home)
+    server = Server(HOME, Home)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     began = time.monotonic()
     run = ec2.run_instances(ImageId=options.image, MinCount=1, MaxCount=1, UserData=USER_DATA)
     instance = run["Instances"][0]["InstanceId"]
-    print(f"launched {instance} from {options.image}")
-    if not Home.arrived.wait(DEADLINE):
-        ec2.terminate_instances(InstanceIds=[instance])
-        sys.exit(f"{instance} did not phone home within {DEADLINE} s; its console: kiln lab console {instance}")
-    status = Home.status
-    print(f"phone-home after {time.monotonic() - began:.1f} s: {status['instance_id']} is {status['state']}")
-    for handler in status["handlers"]:
-        print(f"  {handler['stage']:<6} {handler['name']:<16} {handler['outcome']:<8} {handler['duration_ms']:>6} ms")
-    print("Route53:")
-    print("\n".join(records(route53, zone)) or "  no records")
+    print(f"launched {instance} from {options.image}", flush=True)
 
+    failed = []
+    if Home.arrived.wait(DEADLINE):
+        print(f"phone-home after {time.monotonic() - began:.1f} s: {shown(Home.status)}")
+        if Home.status["state"] != "done":
+            failed.append(f"{instance} is {Home.status['state']} and not done")
+    else:
+        failed.append(f"{instance} did not phone home within {DEADLINE} s")
+    names = records(route53, zone)
+    print("\n".join(["Route53:", *(names or ["  no records"])]))
+    if not names:
+        failed.append(f"{instance} registered no name")
+    if failed:
+        print(f"the console of {instance} ends with:\n{console(options.kiln, instance)}")
+
+    # Terminated is terminated when the machine has powered off, and on its way it takes its names back.
     ec2.terminate_instances(InstanceIds=[instance])
     ec2.get_waiter("instance_terminated").wait(InstanceIds=[instance], WaiterConfig={"Delay": 1, "MaxAttempts": 60})
     left = records(route53, zone)
-    print("after termination its names are " + ("still there:\n" + "\n".join(left) if left else "gone"))
+    print("\n".join(["after termination its names are still there:", *left] if left else
+                    ["after termination its names are gone"]), flush=True)
+    if left:
+        failed.append(f"{instance} left names behind")
     server.shutdown()
-    if status["state"] != "done" or left:
-        sys.exit(1)
+    sys.exit("launch: " + "; ".join(failed) if failed else 0)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ pub enum Severity {
     Error,
 }
 
+/// Most characters of a line that a terminal is shown.
+const EXCERPT: usize = 100;
+
 /// One finding in one document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diagnostic {
@@ -67,16 +70,28 @@ impl Diagnostic {
     }
 
     /// The finding as a terminal shows it: the sentence, then the line with a caret under the spot.
+    ///
+    /// Of a long line the part around the spot is shown. What a terminal would obey is shown as U+FFFD.
     pub fn render(&self) -> String {
         let mut text = self.to_string();
         if let (Some(excerpt), Some(line)) = (&self.excerpt, self.line) {
+            let spot = self.column.unwrap_or(1).saturating_sub(1);
+            // A few characters before the spot are enough to find it.
+            let first = if spot < EXCERPT - 20 { 0 } else { spot - 20 };
+            let visible = |c: char| if c.is_control() && c != '\t' { '\u{fffd}' } else { c };
+            let mut shown: String = excerpt.chars().skip(first).take(EXCERPT).map(visible).collect();
+            if excerpt.chars().nth(first + EXCERPT).is_some() {
+                shown.push('…');
+            }
+            let cut = if first > 0 { "…" } else { "" };
             let gutter = line.to_string();
-            text.push_str(&format!("\n {gutter} | {excerpt}"));
-            if let Some(column) = self.column {
+            text.push_str(&format!("\n {gutter} | {cut}{shown}"));
+            if self.column.is_some() {
                 // Tabs stay tabs, so that the caret stands under its character.
-                let lead: String =
-                    excerpt.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-                text.push_str(&format!("\n {} | {lead}^", " ".repeat(gutter.len())));
+                let lead = excerpt.chars().chain(std::iter::repeat(' ')).skip(first).take(spot - first);
+                let lead: String = lead.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+                let cut = if first > 0 { " " } else { "" };
+                text.push_str(&format!("\n {} | {cut}{lead}^", " ".repeat(gutter.len())));
             }
         }
         text
@@ -135,6 +150,21 @@ mod tests {
             finding.render(),
             "user-data:7:3: error: pupet: unknown key; did you mean `puppet`?\n 7 |   pupet: {}\n   |   ^"
         );
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_spot_and_cannot_speak_to_the_terminal() {
+        let mut finding = Diagnostic::error("user-data", "wrong");
+        finding.line = Some(1);
+        finding.column = Some(301);
+        finding.excerpt = Some(format!("{}!{}", "a".repeat(300), "b".repeat(300)));
+        let rendered = finding.render();
+        let lines: Vec<&str> = rendered.lines().collect();
+        assert_eq!(lines[1], format!(" 1 | …{}!{}…", "a".repeat(20), "b".repeat(79)));
+        assert_eq!(lines[2], format!("   | {}^", " ".repeat(21)));
+        finding.column = Some(7);
+        finding.excerpt = Some("é\u{1b}[2J: x".to_owned());
+        assert!(finding.render().ends_with("\n 1 | é\u{fffd}[2J: x\n   |       ^"), "{}", finding.render());
     }
 
     #[test]

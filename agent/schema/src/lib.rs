@@ -2,6 +2,7 @@
 //! documents, and where things lie. Types and pure functions only: no network, no effects.
 
 pub mod diagnostic;
+pub mod duration;
 pub mod gate;
 pub mod paths;
 pub mod status;

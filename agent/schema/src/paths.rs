@@ -6,6 +6,8 @@ pub const RUN: &str = "/run/kiln";
 pub const STATUS: &str = "/run/kiln/status.json";
 /// The instance as the datasource described it, mode 0600; later stages read it instead of asking again.
 pub const INSTANCE: &str = "/run/kiln/instance.json";
+/// Locked by the agent while it boots the machine: a status that says `running` without it is of a dead agent.
+pub const LOCK: &str = "/run/kiln/lock";
 /// In a bake the final stage waits for this file: the provisioner uploads what puppet and the scripts
 /// need after the machine has booted, and `kiln-agent gate` makes the file when it is all there.
 pub const PROVISIONED: &str = "/run/kiln/provisioned";

@@ -220,6 +220,17 @@ pub struct HandlerReport {
     pub detail: Option<serde_json::Value>,
 }
 
+/// One stage in the status. A stage without an end was cut short: what it had still to run never ran.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageReport {
+    /// The stage.
+    pub name: Stage,
+    /// When it began, RFC 3339 in UTC.
+    pub started: String,
+    /// When it ended; none while it runs.
+    pub finished: Option<String>,
+}
+
 /// A power-off, reboot or termination that the agent has set up and that has not happened yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedShutdown {
@@ -254,6 +265,9 @@ pub struct Status {
     pub started: Option<String>,
     /// When the last stage ended.
     pub finished: Option<String>,
+    /// The stages that have begun, in order. Agents before this field was added leave it out.
+    #[serde(default)]
+    pub stages: Vec<StageReport>,
     /// A shutdown that was set up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub planned_shutdown: Option<PlannedShutdown>,
@@ -276,6 +290,7 @@ impl Status {
             source: None,
             started: None,
             finished: None,
+            stages: Vec::new(),
             planned_shutdown: None,
             handlers: Vec::new(),
             diagnostics: Vec::new(),

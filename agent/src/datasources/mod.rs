@@ -15,10 +15,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::system::System;
 
+mod ec2;
 mod nocloud;
 
 /// Every source, in the order in which they are asked.
-pub static SOURCES: &[&dyn Datasource] = &[&nocloud::NoCloud];
+pub static SOURCES: &[&dyn Datasource] = &[&nocloud::NoCloud, &ec2::Ec2];
+
+/// Source and id of the instance when no source knows one: the machine is then set up by the image alone.
+pub const NONE: &str = "none";
 
 /// What a source says of the machine without asking anyone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,12 +21,43 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use crate::context::Context;
+use crate::system::RunError;
 
+mod bootcmd;
+mod commands;
 pub mod external;
 mod hostname;
+mod hosts;
+mod phone_home;
+pub mod puppet;
+pub mod route53;
+mod runcmd;
+mod scripts;
+mod ssh_authorized_keys;
+mod ssh_host_keys;
+mod ssh_rsa_host_key;
+mod templates;
+mod users;
+mod write_files;
 
 /// Every built-in handler, in the order in which they run within their stage.
-pub static HANDLERS: &[Entry] = &[Entry::of::<hostname::Hostname>()];
+pub static HANDLERS: &[Entry] = &[
+    Entry::of::<bootcmd::Bootcmd>(),
+    Entry::of::<hostname::Hostname>(),
+    Entry::of::<hosts::Hosts>(),
+    Entry::of::<write_files::WriteFiles>(),
+    Entry::of::<users::Users>(),
+    Entry::of::<ssh_authorized_keys::SshAuthorizedKeys>(),
+    Entry::of::<ssh_host_keys::SshHostKeys>(),
+    Entry::of::<templates::Templates>(),
+    Entry::of::<write_files::WriteFilesDeferred>(),
+    Entry::of::<puppet::Handle>(),
+    Entry::of::<runcmd::Runcmd>(),
+    Entry::of::<scripts::Scripts>(),
+    Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
+    Entry::of::<route53::Route53>(),
+    Entry::of::<phone_home::PhoneHome>(),
+];
 
 /// How often a handler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +116,15 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// One failure for several, of the first's reason; none for none.
+    pub fn all(failures: Vec<Failure>) -> Option<Self> {
+        let reason = failures.first()?.reason;
+        let messages: Vec<_> = failures.into_iter().map(|failure| failure.message).collect();
+        Some(Failure::new(reason, messages.join("; ")))
+    }
+}
+
 impl From<Failure> for Outcome {
     fn from(failure: Failure) -> Self {
         Outcome::Failed(failure)
@@ -101,15 +141,18 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-impl From<crate::system::RunError> for Failure {
-    fn from(error: crate::system::RunError) -> Self {
-        use crate::system::RunError;
-        let reason = match &error {
-            RunError::Missing(_) => Reason::MissingProgram,
-            RunError::Start(..) => Reason::CommandFailed,
-            RunError::Timeout(..) => Reason::Timeout,
-        };
-        Failure::new(reason, error.to_string())
+/// The code for a command that has no result.
+fn reason_of(error: &RunError) -> Reason {
+    match error {
+        RunError::Missing(_) => Reason::MissingProgram,
+        RunError::Start(..) => Reason::CommandFailed,
+        RunError::Timeout(..) => Reason::Timeout,
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        Failure::new(reason_of(&error), error.to_string())
     }
 }
 
@@ -235,18 +278,32 @@ fn prepare<H: Handler>(config: &Node) -> Prepared
 where
     H::Config: Send,
 {
-    let keys = yaml::fields_of::<H::Config>();
-    let mut own = Node::empty_map(config.place.clone());
-    if let yaml::Value::Map(entries) = &mut own.value {
-        entries.extend(config.entries().iter().filter(|e| keys.contains(&e.key.as_str())).cloned());
-    }
-    let yaml::Checked { value, diagnostics } = yaml::read::<H::Config>(&own, "");
+    let yaml::Checked { value, diagnostics } = read_keys::<H::Config>(config);
     let run = value.map(|config| Runnable {
         best_effort: H::best_effort(&config),
         timeout: H::timeout(&config),
         work: Box::new(move |context: &mut Context| H::run(&config, context)),
     });
     Prepared { diagnostics, run }
+}
+
+/// Reads the fields of a type from the top-level keys of their names.
+pub fn read_keys<T: DeserializeOwned>(config: &Node) -> yaml::Checked<T> {
+    let keys = yaml::fields_of::<T>();
+    let mut own = Node::empty_map(config.place.clone());
+    if let yaml::Value::Map(entries) = &mut own.value {
+        entries.extend(config.entries().iter().filter(|e| keys.contains(&e.key.as_str())).cloned());
+    }
+    yaml::read::<T>(&own, "")
+}
+
+/// The items of a list in the configuration, with their places; a lone value stands for a list of one.
+fn items<'a>(config: &'a Node, key: &str) -> &'a [Node] {
+    match config.get(key) {
+        Some(Node { value: yaml::Value::List(items), .. }) => items,
+        Some(node) if !node.is_null() => std::slice::from_ref(node),
+        _ => &[],
+    }
 }
 
 /// Every key that a built-in handler reads.

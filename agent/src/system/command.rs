@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use super::System;
+use super::steps::Steps;
 
 /// How much of each stream is kept: the last bytes, which hold the cause of a failure.
 const TAIL_BYTES: usize = 8 * 1024;
@@ -23,7 +24,7 @@ const CAPTURE_BYTES: usize = 1024 * 1024;
 /// Between SIGTERM and SIGKILL when the deadline has passed.
 const GRACE: Duration = Duration::from_secs(2);
 /// The PATH of every command, as systemd's own services have it, with Puppet's packages before it.
-const PATH: &str = "/opt/puppetlabs/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const PATH: &str = "/opt/puppetlabs/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A command to run.
 #[derive(Clone)]
@@ -173,16 +174,23 @@ impl System {
     /// # Errors
     /// When it has no result; an exit code other than 0 is a result.
     pub fn run(&self, command: &Command) -> Result<Finished, RunError> {
+        self.run_watched(command, None)
+    }
+
+    /// Runs a command that may tell its steps on the way.
+    pub(super) fn run_watched(&self, command: &Command, steps: Option<&mut Steps>) -> Result<Finished, RunError> {
         let started = Instant::now();
         let child = self.spawn(command)?;
-        let mut watch = Watch::new(child, command).map_err(|e| RunError::Start(command.program.clone(), e))?;
+        let mut watch = Watch::new(child, command, steps).map_err(|e| RunError::Start(command.program.clone(), e))?;
         let deadline = started + command.timeout;
         let in_time = watch.until(deadline);
         if !in_time {
             let group = Pid::from_raw(watch.child.id().cast_signed());
             let _ = killpg(group, Signal::SIGTERM);
-            if !watch.until(Instant::now() + GRACE) {
-                let _ = killpg(group, Signal::SIGKILL);
+            let ended = watch.until(Instant::now() + GRACE);
+            // Also when the command itself has ended: what it started may have stayed.
+            let _ = killpg(group, Signal::SIGKILL);
+            if !ended {
                 watch.until(Instant::now() + GRACE);
             }
         }
@@ -228,12 +236,13 @@ impl System {
 }
 
 /// A running child with its streams, watched by notification.
-struct Watch {
+struct Watch<'a> {
     child: Child,
     /// Readable when the child has ended.
     ended: OwnedFd,
     input: Option<(std::process::ChildStdin, Vec<u8>)>,
     streams: [Option<Stream>; 2],
+    steps: Option<&'a mut Steps>,
 }
 
 struct Stream {
@@ -244,8 +253,8 @@ struct Stream {
     open: bool,
 }
 
-impl Watch {
-    fn new(mut child: Child, command: &Command) -> io::Result<Self> {
+impl<'a> Watch<'a> {
+    fn new(mut child: Child, command: &Command, steps: Option<&'a mut Steps>) -> io::Result<Self> {
         let ended = pidfd(child.id())?;
         let limit = if command.capture { CAPTURE_BYTES } else { TAIL_BYTES };
         let stream = |fd: Option<OwnedFd>, limit| -> io::Result<Option<Stream>> {
@@ -262,7 +271,7 @@ impl Watch {
             }
             None => None,
         };
-        Ok(Watch { child, ended, input, streams: [stdout, stderr] })
+        Ok(Watch { child, ended, input, streams: [stdout, stderr], steps })
     }
 
     /// Moves bytes until the child has ended (true) or the deadline passes (false).
@@ -280,11 +289,21 @@ impl Watch {
                         .map(|s| PollFd::new(s.pipe.as_fd(), PollFlags::POLLIN)),
                 );
                 fds.extend(self.input.iter().map(|(pipe, _)| PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)));
+                fds.extend(self.steps.iter().map(|steps| PollFd::new(steps.as_fd(), PollFlags::POLLIN)));
                 let _ = poll(&mut fds, timeout);
                 fds[0].any().unwrap_or(false)
             };
+            // Told steps before output: what a step printed is in the pipes when it is told.
+            let told = self.steps.as_mut().map_or_else(Vec::new, |steps| steps.told());
             self.feed();
             self.streams.iter_mut().flatten().for_each(Stream::drain);
+            for code in told {
+                let [stdout, stderr] =
+                    self.streams.each_mut().map(|s| s.as_mut().map_or_else(Vec::new, |s| s.kept.drain(..).collect()));
+                if let Some(steps) = &mut self.steps {
+                    steps.ended(code, stdout, stderr);
+                }
+            }
             if ended {
                 return true;
             }
@@ -392,11 +411,12 @@ mod tests {
         let error = sh("sleep 1000 & echo $!; wait", Duration::from_millis(300)).unwrap_err();
         let RunError::Timeout(_, _, finished) = error else { panic!("{error}") };
         let pid: i32 = finished.text().trim().parse().unwrap();
-        assert!(nix::sys::signal::kill(Pid::from_raw(pid), None).is_err() || zombie(pid));
-    }
-
-    fn zombie(pid: i32) -> bool {
-        std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
+        // The signal is sent; the process may need a moment to die of it.
+        let gone = pidfd(pid.cast_unsigned()).map_or(true, |fd| {
+            let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::from(5000u16)).unwrap() == 1
+        });
+        assert!(gone);
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl FileOptions {
 }
 
 /// Most links that a path may go through, as in the kernel.
-const MAX_LINKS: usize = 40;
+pub(super) const MAX_LINKS: usize = 40;
 
 /// Resolves every link of `path` but the last inside `root`, so that a tree's absolute links and `..` stay in the tree.
 pub(super) fn inside(root: &Path, path: &Path) -> PathBuf {
@@ -117,6 +117,16 @@ impl System {
     /// Whether something is there.
     pub fn exists(&self, path: impl AsRef<Path>) -> bool {
         self.followed(path.as_ref()).exists()
+    }
+
+    /// Whether something has this name, a link that leads nowhere included.
+    pub fn is_there(&self, path: impl AsRef<Path>) -> bool {
+        fs::symlink_metadata(self.path(path)).is_ok()
+    }
+
+    /// Whether `path` is a link that names `target`.
+    pub fn is_link_to(&self, path: impl AsRef<Path>, target: impl AsRef<Path>) -> bool {
+        fs::read_link(self.path(path)).is_ok_and(|named| named == target.as_ref())
     }
 
     /// What the kernel tells of a file, links followed.
@@ -329,14 +339,14 @@ mod tests {
     fn links_of_a_tree_stay_in_the_tree() {
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
-        std::fs::create_dir_all(tree.path().join("run/systemd")).unwrap();
-        std::fs::create_dir_all(tree.path().join("etc")).unwrap();
+        fs::create_dir_all(tree.path().join("run/systemd")).unwrap();
+        fs::create_dir_all(tree.path().join("etc")).unwrap();
         std::os::unix::fs::symlink("/run/systemd", tree.path().join("etc/systemd")).unwrap();
         std::os::unix::fs::symlink("../../../../etc/passwd", tree.path().join("etc/escape")).unwrap();
         system.write("/etc/systemd/unit", "x", FileOptions::default()).unwrap();
-        assert_eq!(std::fs::read_to_string(tree.path().join("run/systemd/unit")).unwrap(), "x");
+        assert_eq!(fs::read_to_string(tree.path().join("run/systemd/unit")).unwrap(), "x");
         system.write("/etc/escape", "mine", FileOptions::default()).unwrap();
-        assert_eq!(std::fs::read_to_string(tree.path().join("etc/passwd")).unwrap(), "mine");
+        assert_eq!(fs::read_to_string(tree.path().join("etc/passwd")).unwrap(), "mine");
     }
 
     #[test]

@@ -7,14 +7,33 @@
 
 mod accounts;
 mod command;
+mod disk;
 mod files;
+mod signals;
+mod tree;
+mod lock;
+mod watch;
+mod steps;
+mod tree;
+mod steps;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 pub use accounts::{Account, Group};
-pub use command::{Command, Finished, RunError};
+pub use command::{Command, Finished, PATH, RunError};
 pub use files::FileOptions;
+pub use lock::Lock;
+pub use signals::on_termination;
+pub use steps::shell_quote;
+pub use tree::{Found, Kind};
+pub use lock::Lock;
+pub use steps::shell_quote;
 
 /// The machine, or a tree that stands for one.
 #[derive(Clone, Debug)]
@@ -56,6 +75,23 @@ impl System {
     pub fn kernel_command_line(&self) -> String {
         self.read_text("/proc/cmdline").unwrap_or_default()
     }
+}
+
+/// What this process itself has cost so far, its children apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    /// Processor time of all its threads, in user space and in the kernel.
+    pub cpu: Duration,
+    /// The most memory it has held, in KiB.
+    pub peak_kib: i64,
+}
+
+/// What this process itself has cost so far.
+pub fn own_cost() -> Option<Cost> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).ok()?;
+    let micros = |time: TimeVal| u64::try_from(time.num_microseconds()).unwrap_or(0);
+    let cpu = Duration::from_micros(micros(usage.user_time()) + micros(usage.system_time()));
+    Some(Cost { cpu, peak_kib: usage.max_rss() })
 }
 
 /// Now, in UTC with milliseconds, as the status writes it.

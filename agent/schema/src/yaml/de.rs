@@ -6,23 +6,40 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::de::{
     self, Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess,
     SeqAccess, VariantAccess, Visitor,
 };
 
-use super::node::{Entry, Node, Value};
+use super::node::{Entry, Node, Place, Scalar, Value};
 use super::scalar;
 use crate::diagnostic::{Diagnostic, Severity, nearest};
 
 /// Name of the newtype by which a type asks for text or a list, whichever stands there.
 pub(super) const LIST_OF_WORDS: &str = "$kiln::list-of-words";
+/// Name of the newtype of a value that may fail alone.
+const ATTEMPT: &str = "$kiln::attempt";
+/// More findings of one severity in one part are not told one by one: nobody reads them.
+const MAX_FINDINGS: usize = 200;
+/// More errors of one type's own fields are not looked for.
+const MAX_ERRORS: usize = 50;
 
 thread_local! {
     static FINDINGS: RefCell<Vec<Diagnostic>> = const { RefCell::new(Vec::new()) };
-    /// The last error with its place, for [`Attempt`], which sees errors through a generic type only.
-    static LAST_ERROR: RefCell<Option<Box<Diagnostic>>> = const { RefCell::new(None) };
+}
+
+/// Keeps a finding beside the value that is being read.
+fn tell(place: &Place, severity: Severity, finding: impl FnOnce() -> Diagnostic) {
+    FINDINGS.with_borrow_mut(|findings| {
+        let so_far = findings.iter().filter(|finding| finding.severity == severity).count();
+        if so_far < MAX_FINDINGS {
+            findings.push(finding());
+        } else if so_far == MAX_FINDINGS {
+            findings.push(place.diagnostic(severity, "", "more of this kind follow from here and are not listed"));
+        }
+    });
 }
 
 /// A value as far as it could be read, and everything that is wrong with it.
@@ -39,17 +56,71 @@ pub struct Checked<T> {
 /// `path` is the key under which the part stands, for the findings; empty at the root. Keys that the
 /// type does not know are warnings, with the nearest known key as the suggestion.
 pub fn read<T: DeserializeOwned>(node: &Node, path: &str) -> Checked<T> {
-    let outer = FINDINGS.take();
-    let result = T::deserialize(Reader { node, path: Path::Start(path) });
-    let mut diagnostics = FINDINGS.replace(outer);
-    let value = match result {
-        Ok(value) => Some(value),
-        Err(Error(finding)) => {
-            diagnostics.push(*finding);
-            None
-        }
+    let (result, mut diagnostics) = attempt(node, path);
+    let mut error = match result {
+        Ok(value) => return Checked { value: Some(value), diagnostics },
+        Err(error) => error.finding,
     };
-    Checked { value, diagnostics }
+    // A type stops at its first error. The others are found by reading again without what is wrong.
+    let mut rest = node.clone();
+    for _ in 0..MAX_ERRORS {
+        let pruned = prune(&mut rest, &error);
+        diagnostics.push(*error);
+        if !pruned {
+            break;
+        }
+        let (result, findings) = attempt::<T>(&rest, path);
+        for finding in findings {
+            if !diagnostics.contains(&finding) {
+                diagnostics.push(finding);
+            }
+        }
+        match result {
+            Err(next) if !diagnostics.iter().any(|told| is_same_place(told, &next.finding)) => error = next.finding,
+            _ => break,
+        }
+    }
+    Checked { value: None, diagnostics }
+}
+
+/// One reading, with what was told beside it.
+fn attempt<T: DeserializeOwned>(node: &Node, path: &str) -> (Result<T, Error>, Vec<Diagnostic>) {
+    let outer = FINDINGS.take();
+    let reader = Reader { node, path: Path::Start(path) };
+    let result = reader.at_here(T::deserialize(reader));
+    (result, FINDINGS.replace(outer))
+}
+
+/// Takes out the value that an error is about, so that its field has its default. False if there is none.
+fn prune(node: &mut Node, error: &Diagnostic) -> bool {
+    if stands_at(&node.place, error) {
+        let something = !node.is_null();
+        // A list keeps its length, as paths count its items.
+        node.value = Value::Scalar(Scalar { text: String::new(), plain: true, tag: None });
+        return something;
+    }
+    let mut pruned = false;
+    match &mut node.value {
+        Value::Scalar(_) => {}
+        // An alias may have put the value in several places, so the search goes on after the first.
+        Value::List(items) => items.iter_mut().for_each(|item| pruned |= prune(item, error)),
+        Value::Map(entries) => {
+            let before = entries.len();
+            entries.retain(|entry| !stands_at(&entry.value.place, error));
+            pruned = entries.len() < before;
+            entries.iter_mut().for_each(|entry| pruned |= prune(&mut entry.value, error));
+        }
+    }
+    pruned
+}
+
+/// What is told of a place that was wrong already follows from the first error there.
+fn is_same_place(told: &Diagnostic, next: &Diagnostic) -> bool {
+    told.severity == next.severity && told.line == next.line && told.column == next.column
+}
+
+fn stands_at(place: &Place, error: &Diagnostic) -> bool {
+    Some(place.line) == error.line && Some(place.column) == error.column && place.source.name == error.source
 }
 
 /// The names of the fields of a struct: the keys that it reads.
@@ -82,31 +153,44 @@ pub fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
     names
 }
 
-/// A list item that may fail alone.
+/// A value that may fail alone: its error is told and the value left out.
 pub(super) struct Attempt<T>(pub Option<T>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Attempt<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match T::deserialize(deserializer) {
-            Ok(item) => Ok(Attempt(Some(item))),
-            Err(error) => match LAST_ERROR.take() {
-                Some(finding) => {
-                    FINDINGS.with_borrow_mut(|findings| findings.push(*finding));
-                    Ok(Attempt(None))
-                }
-                None => Err(error),
-            },
+        struct Guarded<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Guarded<T> {
+            type Value = Attempt<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a value")
+            }
+
+            /// From the reader below, whose sequence is empty where the value could not be read.
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Attempt<T>, A::Error> {
+                seq.next_element().map(Attempt)
+            }
+
+            /// From a reader that knows nothing of attempts.
+            fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Attempt<T>, D::Error> {
+                T::deserialize(deserializer).map(|value| Attempt(Some(value)))
+            }
         }
+        deserializer.deserialize_newtype_struct(ATTEMPT, Guarded(PhantomData))
     }
 }
 
-/// An error with its place.
+/// An error, with its place once it has passed the value that it is about.
 #[derive(Debug)]
-struct Error(Box<Diagnostic>);
+struct Error {
+    finding: Box<Diagnostic>,
+    /// A type met a value of another kind; the message says what it expected.
+    is_mismatch: bool,
+}
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)
+        f.write_str(&self.finding.message)
     }
 }
 
@@ -114,17 +198,30 @@ impl std::error::Error for Error {}
 
 impl de::Error for Error {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Error(Box::new(Diagnostic::error("", message.to_string())))
+        Error { finding: Box::new(Diagnostic::error("", message.to_string())), is_mismatch: false }
+    }
+
+    /// Without the value that was found: it may be a password, and the message reaches the status.
+    fn invalid_type(_: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        Error { is_mismatch: true, ..Self::custom(format!("expected {expected}")) }
+    }
+
+    fn invalid_value(_: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        Self::custom(format!("expected {expected}"))
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         let mut error = Self::custom(format!("unknown value; expected one of {}", expected.join(", ")));
-        error.0.suggestion = nearest(variant, expected.iter().copied());
+        error.finding.suggestion = nearest(variant, expected.iter().copied());
         error
     }
 
     fn missing_field(field: &'static str) -> Self {
         Self::custom(format!("the key `{field}` is missing"))
+    }
+
+    fn duplicate_field(field: &'static str) -> Self {
+        Self::custom(format!("the key `{field}` is given twice, under two of its names"))
     }
 }
 
@@ -156,8 +253,7 @@ struct Reader<'de, 'p> {
 impl Reader<'_, '_> {
     fn error(&self, message: impl Into<String>) -> Error {
         let finding = Box::new(self.node.diagnostic(Severity::Error, &self.path.to_string(), message));
-        LAST_ERROR.set(Some(finding.clone()));
-        Error(finding)
+        Error { finding, is_mismatch: false }
     }
 
     fn expected(&self, what: &str) -> Error {
@@ -167,12 +263,16 @@ impl Reader<'_, '_> {
     /// Gives an error that a type raised the place of the value that the type was reading.
     fn at_here<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         result.map_err(|error| {
-            if !error.0.source.is_empty() {
+            if !error.finding.source.is_empty() {
                 return error;
             }
-            let mut placed = self.error(error.0.message);
-            placed.0.suggestion = error.0.suggestion;
-            LAST_ERROR.set(Some(placed.0.clone()));
+            let mut message = error.finding.message;
+            if error.is_mismatch {
+                message.push_str(", found ");
+                message.push_str(self.node.kind());
+            }
+            let mut placed = self.error(message);
+            placed.finding.suggestion = error.finding.suggestion;
             placed
         })
     }
@@ -293,13 +393,20 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Error> {
+        if name == ATTEMPT {
+            return visitor.visit_seq(One(Some(self)));
+        }
         if name != LIST_OF_WORDS {
             return self.at_here(visitor.visit_newtype_struct(self));
         }
         match &self.node.value {
             Value::List(_) => self.deserialize_seq(visitor),
             Value::Scalar(scalar) if !scalar.is_null() => self.at_here(visitor.visit_string(scalar::text(scalar))),
-            _ => Err(self.error(format!("expected {}, found {}", Expecting(&visitor), self.node.kind()))),
+            value => {
+                let colon = matches!(value, Value::Map(_));
+                let advice = if colon { "; put a command that has `: ` in it in quotes" } else { "" };
+                Err(self.error(format!("expected {}, found {}{advice}", Expecting(&visitor), self.node.kind())))
+            }
         }
     }
 
@@ -350,9 +457,10 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
             _ if self.node.is_null() => &[],
             // Some structs read from text as well (a user by name); the visitor says so, or refuses.
             Value::Scalar(scalar) => {
-                return self
-                    .at_here(visitor.visit_string(scalar::text(scalar)))
-                    .map_err(|e| if e.0.message.starts_with("invalid type") { self.expected("a mapping") } else { e });
+                return match visitor.visit_string::<Error>(scalar::text(scalar)) {
+                    Err(error) if error.is_mismatch => Err(self.expected("a mapping")),
+                    read => self.at_here(read),
+                };
             }
             Value::List(_) => return Err(self.expected("a mapping")),
         };
@@ -405,7 +513,28 @@ impl<'de> SeqAccess<'de> for Items<'de, '_> {
         };
         let path = if self.lone { *self.path } else { Path::Index(self.path, self.next) };
         self.next += 1;
-        seed.deserialize(Reader { node, path }).map(Some)
+        let reader = Reader { node, path };
+        reader.at_here(seed.deserialize(reader)).map(Some)
+    }
+}
+
+/// A sequence of the one value that may fail: over before it began where the value cannot be read.
+struct One<'de, 'p>(Option<Reader<'de, 'p>>);
+
+impl<'de> SeqAccess<'de> for One<'de, '_> {
+    type Error = Error;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
+        let Some(reader) = self.0.take() else {
+            return Ok(None);
+        };
+        match reader.at_here(seed.deserialize(reader)) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                tell(&reader.node.place, Severity::Error, || *error.finding);
+                Ok(None)
+            }
+        }
     }
 }
 
@@ -426,10 +555,12 @@ impl<'de> MapAccess<'de> for Fields<'de, '_> {
             if let Some(known) = self.known
                 && !known.contains(&entry.key.as_str())
             {
-                let path = Path::Key(self.path, &entry.key).to_string();
-                let mut finding = entry.place.diagnostic(Severity::Warning, &path, "unknown key");
-                finding.suggestion = nearest(&entry.key, known.iter().copied());
-                FINDINGS.with_borrow_mut(|findings| findings.push(finding));
+                tell(&entry.place, Severity::Warning, || {
+                    let path = Path::Key(self.path, &entry.key).to_string();
+                    let mut finding = entry.place.diagnostic(Severity::Warning, &path, "unknown key");
+                    finding.suggestion = nearest(&entry.key, known.iter().copied());
+                    finding
+                });
                 continue;
             }
             // A key without a value is as good as absent: the field has its default.
@@ -437,7 +568,15 @@ impl<'de> MapAccess<'de> for Fields<'de, '_> {
                 continue;
             }
             self.current = Some(entry);
-            return seed.deserialize(entry.key.as_str().into_deserializer()).map(Some);
+            let key = seed.deserialize(entry.key.as_str().into_deserializer());
+            return key.map(Some).map_err(|error: Error| {
+                let path = Path::Key(self.path, &entry.key).to_string();
+                let found = if error.is_mismatch { ", found text" } else { "" };
+                let message = format!("the key: {}{found}", error.finding.message);
+                let mut placed = entry.place.diagnostic(Severity::Error, &path, message);
+                placed.suggestion = error.finding.suggestion;
+                Error { finding: Box::new(placed), is_mismatch: false }
+            });
         }
         Ok(None)
     }
@@ -445,8 +584,8 @@ impl<'de> MapAccess<'de> for Fields<'de, '_> {
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
         match self.current.take() {
             Some(entry) => {
-                let path = Path::Key(self.path, &entry.key);
-                seed.deserialize(Reader { node: &entry.value, path })
+                let reader = Reader { node: &entry.value, path: Path::Key(self.path, &entry.key) };
+                reader.at_here(seed.deserialize(reader))
             }
             None => Err(de::Error::custom("a value without its key")),
         }

@@ -16,6 +16,11 @@ mod parse;
 pub mod scalar;
 mod types;
 
+#[cfg(test)]
+mod documents;
+#[cfg(test)]
+mod tests;
+
 pub use de::{Checked, fields_of, read};
 pub use node::{Entry, Node, Place, Scalar, Source, Value};
 pub use parse::parse;

@@ -13,6 +13,8 @@ use crate::diagnostic::{Diagnostic, Severity};
 const MAX_DEPTH: usize = 128;
 /// More values after expanding aliases are refused: nested aliases can multiply a page into a terabyte.
 const MAX_NODES: usize = 100_000;
+/// More duplicate keys are not told one by one: nobody reads them.
+const MAX_WARNINGS: usize = 200;
 
 /// Parses one document. Without a root error the tree is there, together with what is worth a warning.
 ///
@@ -62,7 +64,15 @@ impl<'input> Builder<'input> {
     }
 
     fn error<T>(&self, marker: &Marker, message: impl Into<String>) -> Fallible<T> {
-        Err(Box::new(self.place(marker).diagnostic(Severity::Error, "", message)))
+        let mut place = self.place(marker);
+        if let Some((index, last)) = self.source.text.lines().enumerate().last()
+            && place.line > index + 1
+        {
+            // The document ended too soon: there is something to look at where it does.
+            place.line = index + 1;
+            place.column = last.trim_end().chars().count() + 1;
+        }
+        Err(Box::new(place.diagnostic(Severity::Error, "", message)))
     }
 
     fn next(&mut self) -> Fallible<(Event<'input>, Span)> {
@@ -70,7 +80,7 @@ impl<'input> Builder<'input> {
             Some(Ok(event)) => Ok(event),
             Some(Err(error)) => {
                 let marker = *error.marker();
-                self.error(&marker, format!("not valid YAML: {}", error.info()))
+                self.error(&marker, format!("not valid YAML: {}{}", error.info(), advice(error.info())))
             }
             None => Ok((Event::StreamEnd, Span::default())),
         }
@@ -90,25 +100,32 @@ impl<'input> Builder<'input> {
             }
         }
         let place = Place { source: self.source.clone(), line: 1, column: 1 };
-        Ok(root.unwrap_or_else(|| Node::empty_map(place)))
+        Ok(root.filter(|root| !root.is_null()).unwrap_or_else(|| Node::empty_map(place)))
+    }
+
+    /// Counts values against the limit, before they are made.
+    fn spend(&mut self, values: usize, span: &Span) -> Fallible<()> {
+        self.nodes += values;
+        if self.nodes > MAX_NODES {
+            return self.error(&span.start, format!("more than {MAX_NODES} values once aliases are expanded"));
+        }
+        Ok(())
     }
 
     fn node(&mut self, event: Event<'input>, span: Span, depth: usize) -> Fallible<Node> {
-        self.nodes += 1;
+        self.spend(1, &span)?;
         if depth > MAX_DEPTH {
             return self.error(&span.start, format!("nested deeper than {MAX_DEPTH} levels"));
-        }
-        if self.nodes > MAX_NODES {
-            return self.error(&span.start, format!("more than {MAX_NODES} values once aliases are expanded"));
         }
         let place = self.place(&span.start);
         let (value, anchor) = match event {
             Event::Alias(id) => {
-                let Some(node) = self.anchors.get(&id).cloned() else {
+                let Some(node) = self.anchors.get(&id) else {
                     return self.error(&span.start, "an alias to an anchor that is not complete yet");
                 };
-                self.nodes += weight(&node);
-                return Ok(node);
+                let weight = weight(node);
+                self.spend(weight, &span)?;
+                return Ok(self.anchors[&id].clone());
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let tag = self.tag(tag.as_deref(), &span)?;
@@ -137,6 +154,8 @@ impl<'input> Builder<'input> {
         };
         let node = Node { value, place };
         if anchor > 0 {
+            // Anchors within anchors keep the same values again and again.
+            self.spend(weight(&node), &span)?;
             self.anchors.insert(anchor, node.clone());
         }
         Ok(node)
@@ -144,6 +163,8 @@ impl<'input> Builder<'input> {
 
     fn mapping(&mut self, depth: usize) -> Fallible<Vec<Entry>> {
         let mut entries: Vec<Entry> = Vec::new();
+        // Where each key stands in `entries`: a search of them all would be slow for thousands of keys.
+        let mut places: HashMap<String, usize> = HashMap::new();
         let mut merged: Vec<Entry> = Vec::new();
         loop {
             let (event, span) = self.next()?;
@@ -165,21 +186,27 @@ impl<'input> Builder<'input> {
                 continue;
             }
             let entry = Entry { key: scalar.text.clone(), place: key.place.clone(), value };
-            match entries.iter_mut().find(|e| e.key == entry.key) {
+            match places.get(&entry.key).and_then(|index| entries.get_mut(*index)) {
                 Some(first) => {
-                    let message = format!(
-                        "the key stands twice in one mapping, first in line {}; the last one counts",
-                        first.place.line
-                    );
-                    self.warnings.push(entry.place.diagnostic(Severity::Warning, &entry.key, message));
+                    if self.warnings.len() < MAX_WARNINGS {
+                        let message = format!(
+                            "the key stands twice in one mapping, first in line {}; the last one counts",
+                            first.place.line
+                        );
+                        self.warnings.push(entry.place.diagnostic(Severity::Warning, &entry.key, message));
+                    }
                     *first = entry;
                 }
-                None => entries.push(entry),
+                None => {
+                    places.insert(entry.key.clone(), entries.len());
+                    entries.push(entry);
+                }
             }
         }
         // A key of the mapping itself wins over a merged one; of merged ones the first.
         for entry in merged {
-            if !entries.iter().any(|e| e.key == entry.key) {
+            if !places.contains_key(&entry.key) {
+                places.insert(entry.key.clone(), entries.len());
                 entries.push(entry);
             }
         }
@@ -212,6 +239,20 @@ impl<'input> Builder<'input> {
             _ if full == "!" || full.is_empty() => Ok(None),
             _ => self.error(&span.start, format!("unknown tag `{full}`; quote the text if it begins with `!`")),
         }
+    }
+}
+
+/// What to do about an error of the parser, where one mistake is behind nearly all of them.
+fn advice(error: &str) -> &'static str {
+    let because = |part: &str| error.contains(part);
+    if because("mapping values are not allowed") {
+        "; quote text that has `: ` in it, and look at the indentation"
+    } else if because("unexpected character") || because("anchor or alias") {
+        "; quote text that begins with `*`, `&`, `@`, `%` or a backtick"
+    } else if because("tabs disallowed") || because("tab") {
+        "; indent with spaces"
+    } else {
+        ""
     }
 }
 

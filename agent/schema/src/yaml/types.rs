@@ -104,7 +104,7 @@ impl<'de> Deserialize<'de> for Argv {
             type Value = Argv;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a command: text, or a list of a program and its arguments; quote text that has `: ` in it")
+                f.write_str("a command (text, or a list of a program and its arguments)")
             }
 
             fn visit_str<E: de::Error>(self, line: &str) -> Result<Argv, E> {

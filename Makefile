@@ -1,0 +1,29 @@
+# What there is to do in this checkout. `make demo` and `make test` work on a fresh Debian 12 with
+# Rust, as root; they install what else they need.
+
+.PHONY: help demo test bench lint deb
+
+help:
+	@echo 'make demo    bake a golden and an app image in the lab, launch the app, show what it says'
+	@echo 'make test    unit, fixture and command-line tests, then the package, then the end-to-end tests'
+	@echo 'make bench   measure boot, bake and size'
+	@echo 'make lint    formatting, clippy, licences and sources of dependencies, shell scripts'
+	@echo 'make deb     both packages, in target/deb'
+
+demo:
+	packaging/demo/demo.sh
+
+test:
+	packaging/dev/test.sh
+
+bench:
+	packaging/dev/bench.sh
+
+lint:
+	packaging/dev/lint.sh
+
+# The whole workspace, so that the EC2 crate is compiled with one set of features and thus once.
+deb:
+	packaging/dev/prerequisites.sh demo
+	cargo build --quiet --locked --workspace
+	target/debug/kiln deb --out target/deb

@@ -1,0 +1,55 @@
+//! Which distribution the image is of, from os-release.
+
+use crate::system::System;
+
+/// What os-release says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Distro {
+    /// `ID`: `debian`, `ubuntu`, `amzn`, `rhel`; empty where there is no os-release.
+    pub id: String,
+    /// `ID_LIKE`, the closest relation first.
+    pub like: Vec<String>,
+}
+
+impl Distro {
+    /// The distribution of the image.
+    pub fn of(system: &System) -> Self {
+        let text = system.read_text("/etc/os-release").or_else(|_| system.read_text("/usr/lib/os-release"));
+        Self::parse(&text.unwrap_or_default())
+    }
+
+    fn parse(text: &str) -> Self {
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='));
+            line.map_or("", |value| value.trim().trim_matches(['"', '\''])).to_lowercase()
+        };
+        Distro { id: field("ID"), like: field("ID_LIKE").split_whitespace().map(str::to_owned).collect() }
+    }
+
+    /// Whether it is of Red Hat's family: RHEL, Fedora, CentOS, Amazon Linux and those built from them.
+    pub fn is_red_hat(&self) -> bool {
+        std::iter::once(&self.id)
+            .chain(&self.like)
+            .any(|id| matches!(id.as_str(), "rhel" | "fedora" | "centos" | "amzn"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_family_is_seen_through_the_ids_a_distribution_names() {
+        for (text, id, red_hat) in [
+            ("PRETTY_NAME=\"Debian GNU/Linux 12\"\nID=debian\n", "debian", false),
+            ("ID=ubuntu\nID_LIKE=debian\n", "ubuntu", false),
+            ("ID=\"amzn\"\nID_LIKE=\"fedora\"\n", "amzn", true),
+            ("ID='rocky'\nID_LIKE=\"rhel centos fedora\"\nVERSION_ID=9\n", "rocky", true),
+            ("VERSION_ID=1\nID_LIKE=suse\n", "", false),
+            ("", "", false),
+        ] {
+            let distro = Distro::parse(text);
+            assert_eq!((distro.id.as_str(), distro.is_red_hat()), (id, red_hat), "{text}");
+        }
+    }
+}

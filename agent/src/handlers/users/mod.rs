@@ -1,0 +1,343 @@
+//! Users and groups.
+
+mod config;
+mod sudo;
+
+use std::time::Duration;
+
+use kiln_schema::status::{Reason, Stage};
+use serde_json::json;
+
+pub use config::Config;
+use config::UserKeys;
+
+use super::{Failure, Frequency, Handled, Handler, Outcome, read_keys};
+use crate::authorized_keys;
+use crate::context::Context;
+use crate::system::{Command, RunError};
+
+/// Makes the users of the user-data and the image's default user.
+pub struct Users;
+
+/// The default user's name, if there is to be one. What is wrong with the keys, this handler tells.
+pub fn default_name(context: &Context) -> Option<String> {
+    read_keys::<Config>(&context.config).value.unwrap_or_default().default_name(&context.system)
+}
+
+impl Handler for Users {
+    const NAME: &'static str = "users";
+    const SUMMARY: &'static str = "Makes groups, users and the default user";
+    const STAGE: Stage = Stage::Init;
+    const FREQUENCY: Frequency = Frequency::Instance;
+    const TIMEOUT: Duration = Duration::from_secs(120);
+    const ALWAYS: bool = true;
+    type Config = Config;
+
+    fn run(config: &Config, context: &mut Context) -> Handled {
+        let context = &*context;
+        let mut problems: Vec<Failure> = Vec::new();
+        let (mut made, mut completed) = (Vec::new(), Vec::new());
+        let groups: Vec<_> = config.groups.iter().flat_map(|groups| &groups.0).collect();
+        for (group, _) in &groups {
+            problems.extend(make_group(group, context).err());
+        }
+        for user in config.all_users(&context.system) {
+            let existed = context.system.account(&user.name).is_some_and(|account| account.name == user.name);
+            match make(&user, existed, context) {
+                failures if failures.is_empty() => {}
+                failures if is_needless(&failures, context) => {
+                    let message = "no default user was made, as useradd is not installed and no key is given for it";
+                    return Ok(Outcome::Skipped(Reason::MissingProgram, message.to_owned()));
+                }
+                failures => problems.extend(failures),
+            }
+            if context.system.account(&user.name).is_some_and(|account| account.name == user.name) {
+                if existed { &mut completed } else { &mut made }.push(user.name);
+            }
+        }
+        for (group, members) in groups {
+            for member in members {
+                let joined = join(member, std::slice::from_ref(group), context);
+                problems.extend(joined.err().map(|f| prefixed(&format!("group `{group}`"), f)));
+            }
+        }
+        let detail = json!({"made": made, "completed": completed});
+        match Failure::all(problems) {
+            Some(failure) => Err(failure.with_detail(detail)),
+            None => Ok(Outcome::Ok(Some(detail))),
+        }
+    }
+}
+
+/// Whether all that failed is a user that nobody asked for, on an image that is not made for users.
+fn is_needless(failures: &[Failure], context: &Context) -> bool {
+    let keys = ["users", "groups", "user", "default_user", "ssh_authorized_keys"];
+    failures.iter().all(|failure| failure.reason == Reason::MissingProgram)
+        && context.instance.public_keys.is_empty()
+        && !keys.iter().any(|key| context.config.get(key).is_some())
+}
+
+/// Makes or completes a user, as far as it goes.
+fn make(user: &UserKeys, existed: bool, context: &Context) -> Vec<Failure> {
+    let whose = format!("user `{}`", user.name);
+    let mut failures: Vec<Failure> = Vec::new();
+    let unsupported = user.unsupported();
+    if !unsupported.is_empty() {
+        let message = format!("{} is not done by this version; remove it, or do it in runcmd", unsupported.join(", "));
+        failures.push(Failure::new(Reason::Unsupported, message));
+    }
+    let mut steps = || -> Result<(), Failure> {
+        check_name(&user.name)?;
+        let groups = user.group_names();
+        if user.create_groups.unwrap_or(true) {
+            for group in user.primary_group.iter().chain(&groups) {
+                make_group(group, context)?;
+            }
+        }
+        if existed {
+            join(&user.name, &groups, context)?;
+            lock(user, context)?;
+        } else {
+            add(user, &groups, context)?;
+        }
+        // From here on the user exists, and one step does not depend on the other.
+        if let Some(rules) = user.sudo_rules() {
+            failures.extend(sudo::set(context, &user.name, &rules).err());
+        }
+        if let Some(lines) = &user.ssh_authorized_keys {
+            let (keys, problems) = authorized_keys::parse(lines, |index| format!("ssh_authorized_keys[{index}]"));
+            failures.extend(problems);
+            if let (Some(account), false) = (context.system.account(&user.name), keys.is_empty()) {
+                failures.extend(authorized_keys::install(&context.system, &account, &keys, None).err());
+            }
+        }
+        Ok(())
+    };
+    let stopped = steps().err();
+    failures.extend(stopped);
+    failures.into_iter().map(|failure| prefixed(&whose, failure)).collect()
+}
+
+fn prefixed(whose: &str, failure: Failure) -> Failure {
+    Failure { message: format!("{whose}: {}", failure.message), ..failure }
+}
+
+/// The name goes into command lines, /etc/passwd and sudo's rules; what else is allowed, useradd knows.
+fn check_name(name: &str) -> Result<(), Failure> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    if !name.is_empty() && !name.starts_with(['-', '.']) && name.strip_suffix('$').unwrap_or(name).chars().all(allowed)
+    {
+        return Ok(());
+    }
+    Err(Failure::new(Reason::Config, "not a name of a user or group: letters, digits, `_`, `-` and `.`"))
+}
+
+fn make_group(group: &str, context: &Context) -> Result<(), Failure> {
+    if context.system.group(group).is_some() {
+        return Ok(());
+    }
+    let made = check_name(group).and_then(|()| shadow(context.command("groupadd").args(["--", group]), context));
+    made.map_err(|failure| prefixed(&format!("group `{group}`"), failure))
+}
+
+fn add(user: &UserKeys, groups: &[String], context: &Context) -> Result<(), Failure> {
+    let mut command = context.command("useradd");
+    let own_group = context.system.group(&user.name).is_some_and(|group| group.name == user.name);
+    let primary = match &user.primary_group {
+        // useradd refuses to make a user whose own group is there already.
+        None if own_group && !user.no_user_group => Some(&user.name),
+        given => given.as_ref(),
+    };
+    let uid = user.uid.map(|uid| uid.to_string());
+    let groups = (!groups.is_empty()).then(|| groups.join(","));
+    let options = [
+        ("--comment", user.gecos.as_ref()),
+        ("--home-dir", user.homedir.as_ref()),
+        ("--gid", primary),
+        ("--groups", groups.as_ref()),
+        ("--shell", user.shell.as_ref()),
+        ("--uid", uid.as_ref()),
+    ];
+    for (option, value) in options {
+        command = value.into_iter().fold(command, |command, value| command.arg(option).arg(value));
+    }
+    let homeless = user.no_create_home || user.system;
+    let flags = [
+        ("--no-user-group", user.no_user_group),
+        ("--system", user.system),
+        ("--no-log-init", user.no_log_init),
+        ("--create-home", !homeless),
+        ("--no-create-home", homeless),
+    ];
+    command = command.args(flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag));
+    // A new account has no password, which is as good as a locked one.
+    shadow(command.args(["--", &user.name]), context)
+}
+
+/// Adds an existing user to groups.
+fn join(user: &str, groups: &[String], context: &Context) -> Result<(), Failure> {
+    let Some(account) = context.system.account(user).filter(|account| account.name == user) else {
+        return Err(Failure::new(Reason::Config, format!("there is no user `{user}` to be its member")));
+    };
+    let is_member = |group: &&String| {
+        context.system.group(group).is_some_and(|g| g.gid == account.gid || g.members.iter().any(|m| m == user))
+    };
+    let missing: Vec<&str> = groups.iter().filter(|group| !is_member(group)).map(String::as_str).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let command = context.command("usermod").args(["--append", "--groups", &missing.join(","), "--", user]);
+    shadow(command, context)
+}
+
+/// Locks the password of an account that the image already had.
+fn lock(user: &UserKeys, context: &Context) -> Result<(), Failure> {
+    if !user.lock_passwd.unwrap_or(true) {
+        return Ok(());
+    }
+    let text = context.system.read_text("/etc/shadow").unwrap_or_default();
+    let password = text.lines().find_map(|line| line.strip_prefix(&user.name)?.strip_prefix(':')?.split(':').next());
+    // `*` and `!` match no password.
+    if password.is_none_or(|password| password.starts_with(['!', '*'])) {
+        return Ok(());
+    }
+    shadow(context.command("usermod").args(["--lock", "--", &user.name]), context)
+}
+
+/// Runs a tool of the shadow suite.
+fn shadow(command: Command, context: &Context) -> Result<(), Failure> {
+    let done = context.run(&command).map_err(|error| match error {
+        RunError::Missing(program) => {
+            let message = format!(
+                "{program} is not installed; install the package passwd (Debian) or shadow-utils (Red Hat) in the image"
+            );
+            Failure::new(Reason::MissingProgram, message)
+        }
+        error => Failure::from(error),
+    })?;
+    if done.success() {
+        return Ok(());
+    }
+    let said = done.last_lines(2).join("; ");
+    let said = said.strip_prefix(&format!("{}: ", command.program())).unwrap_or(&said).to_owned();
+    let message = format!("{} {}: {said}", command.program(), done.ending());
+    Err(Failure::new(Reason::CommandFailed, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ssh::tests::ED25519;
+    use crate::testing::machine;
+    use std::os::unix::fs::MetadataExt;
+
+    const TOOLS: &[&str] = &["/usr/sbin/useradd", "/usr/sbin/usermod", "/usr/sbin/groupadd"];
+
+    #[test]
+    fn users_are_made_as_described_and_a_second_run_changes_nothing() {
+        let tree = tempfile::tempdir().unwrap();
+        let user_data = format!(
+            "groups: [docker: [bob]]\nusers:\n- default\n- name: bob\n  gecos: Bob B.\n  uid: 2001\n  groups: 'docker, wheelers'\n  \
+             primary_group: staff\n  shell: /bin/sh\n  homedir: /srv/bob\n  sudo: [ALL=(ALL) NOPASSWD:ALL]\n  \
+             ssh_authorized_keys: {ED25519}\n- {{name: daemonic, system: true}}\n"
+        );
+        let Some(mut context) = machine(tree.path(), TOOLS, &user_data) else { return };
+        let told = |handled: Handled| match handled {
+            Ok(Outcome::Ok(Some(detail))) => detail,
+            other => panic!("{other:?}"),
+        };
+        let detail = told(context.run_handler::<Users>());
+        assert_eq!(detail, json!({"made": ["admin", "bob", "daemonic"], "completed": []}));
+        let system = context.system.clone();
+        let bob = system.account("bob").unwrap();
+        assert_eq!((bob.uid, bob.home.as_str(), bob.shell.as_str()), (2001, "/srv/bob", "/bin/sh"));
+        assert_eq!(bob.gid, system.group("staff").unwrap().gid);
+        assert_eq!(system.group("docker").unwrap().members, ["bob"]);
+        assert_eq!(system.group("sudo").unwrap().members, ["admin"]);
+        assert_eq!(system.metadata("/srv/bob/.ssh/authorized_keys").unwrap().uid(), 2001);
+        assert!(system.account("daemonic").unwrap().uid < 1000);
+        assert!(!system.exists("/home/daemonic") && system.exists("/home/admin"));
+        let rules =
+            "# Written by kiln-agent from the user-data.\nadmin ALL=(ALL) NOPASSWD:ALL\nbob ALL=(ALL) NOPASSWD:ALL\n";
+        assert_eq!(system.read_text("/etc/sudoers.d/90-kiln-users").unwrap(), rules);
+        let files = ["/etc/passwd", "/etc/shadow", "/etc/group", "/etc/sudoers.d/90-kiln-users"];
+        let before = files.map(|file| system.read_text(file).unwrap());
+        let detail = told(context.run_handler::<Users>());
+        assert_eq!(detail, json!({"made": [], "completed": ["admin", "bob", "daemonic"]}));
+        assert_eq!(files.map(|file| system.read_text(file).unwrap()), before);
+    }
+
+    #[test]
+    fn an_existing_user_is_completed_and_its_password_locked() {
+        let tree = tempfile::tempdir().unwrap();
+        let user_data = "users: [{name: bob, groups: [adm]}, {name: joe, lock_passwd: false}]";
+        let Some(mut context) = machine(tree.path(), TOOLS, user_data) else { return };
+        for (file, text) in [
+            ("/etc/passwd", "bob:x:1000:1000::/home/bob:/bin/sh\njoe:x:1001:1000::/home/joe:/bin/sh\n"),
+            ("/etc/shadow", "bob:$6$x$y:19000:0:99999:7:::\njoe:$6$x$y:19000:0:99999:7:::\n"),
+            ("/etc/group", "bob:x:1000:\n"),
+        ] {
+            context.system.append(file, text.as_bytes(), crate::system::FileOptions::default()).unwrap();
+        }
+        context.run_handler::<Users>().unwrap();
+        assert_eq!(context.system.group("adm").unwrap().members, ["bob"]);
+        let shadow = context.system.read_text("/etc/shadow").unwrap();
+        assert!(shadow.contains("\nbob:!$6$x$y:") && shadow.contains("\njoe:$6$x$y:"), "{shadow}");
+    }
+
+    #[test]
+    fn each_user_stands_alone_and_every_failure_is_told() {
+        let tree = tempfile::tempdir().unwrap();
+        let user_data = format!(
+            "groups: [ops: [nobody-here]]\nusers:\n- {{name: -x}}\n- {{name: a, passwd: s3cret, snapuser: me}}\n\
+             - {{name: b, uid: 0}}\n- {{name: c, ssh_authorized_keys: [bad, {ED25519}]}}\n\
+             - {{name: d, system: true, ssh_authorized_keys: [{ED25519}]}}\n- e\n"
+        );
+        let Some(mut context) = machine(tree.path(), TOOLS, &user_data) else { return };
+        let failure = context.run_handler::<Users>().unwrap_err();
+        assert_eq!(failure.detail.unwrap(), json!({"made": ["a", "c", "d", "e"], "completed": []}));
+        let told: Vec<&str> = failure.message.split("; user").collect();
+        for part in [
+            "`-x`: not a name of a user",
+            "`a`: passwd, snapuser is not done by this version",
+            "`b`: useradd exited 4: UID 0 is not unique",
+            "`c`: ssh_authorized_keys[0] is left out: it does not begin with a kind of key",
+            "`d` has no home folder (/home/d)",
+            "group `ops`: there is no user `nobody-here`",
+        ] {
+            assert!(told.iter().any(|told| told.contains(part)), "{part}: {told:#?}");
+        }
+        assert!(!failure.message.contains("s3cret"));
+        assert!(context.system.exists("/home/c/.ssh/authorized_keys"));
+    }
+
+    #[test]
+    fn a_user_whose_group_exists_gets_it_as_its_own() {
+        let tree = tempfile::tempdir().unwrap();
+        let Some(mut context) = machine(tree.path(), TOOLS, "{groups: [jetty], users: [jetty]}") else { return };
+        context.run_handler::<Users>().unwrap();
+        assert_eq!(context.system.account("jetty").unwrap().gid, context.system.group("jetty").unwrap().gid);
+    }
+
+    #[test]
+    fn without_useradd_it_fails_unless_nobody_asked_for_a_user() {
+        for (user_data, key, fails) in [("{}", false, false), ("{}", true, true), ("users: [default]", false, true)] {
+            let tree = tempfile::tempdir().unwrap();
+            let Some(mut context) = machine(tree.path(), &[], user_data) else { return };
+            if key {
+                std::sync::Arc::make_mut(&mut context.instance).public_keys.push(ED25519.to_owned());
+            }
+            match context.run_handler::<Users>() {
+                Err(failure) => {
+                    assert!(fails, "{user_data}");
+                    let message = "user `admin`: useradd is not installed; install the package passwd";
+                    assert!(failure.message.starts_with(message), "{}", failure.message);
+                    assert_eq!(failure.reason, Reason::MissingProgram);
+                }
+                Ok(outcome) => {
+                    assert!(!fails && matches!(outcome, Outcome::Skipped(Reason::MissingProgram, _)), "{outcome:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Sudo rules, in a file of the agent's own.
+
+use kiln_schema::status::Reason;
+
+use crate::context::Context;
+use crate::handlers::Failure;
+use crate::system::{FileOptions, RunError};
+
+/// Rules of the users that the agent made. Like every file with a name without a dot there, sudo reads it.
+const RULES: &str = "/etc/sudoers.d/90-kiln-users";
+/// The file that includes it.
+const SUDOERS: &str = "/etc/sudoers";
+
+/// Gives a user exactly these rules, none if there are none; rules of other users stay.
+///
+/// # Errors
+/// What visudo says of the rules; the file is as before then. Without visudo it is written unchecked.
+pub fn set(context: &Context, user: &str, rules: &[&str]) -> Result<(), Failure> {
+    let old = match context.system.read_text(RULES) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        other => other?,
+    };
+    let text = with_rules(&old, user, rules);
+    if text == old {
+        return Ok(());
+    }
+    let visudo = context.command("visudo").args(["-c", "-f", "-"]).input(text.clone());
+    match context.run(&visudo) {
+        Ok(done) if done.success() => {}
+        Ok(done) => {
+            let said = done.last_lines(10).into_iter().next().unwrap_or_else(|| done.ending());
+            let said = said.trim_start_matches(">>> ").trim_end_matches(" <<<").to_owned();
+            let message = format!("visudo refuses its sudo rules, so they are not installed: {said}");
+            return Err(Failure::new(Reason::Config, message));
+        }
+        Err(RunError::Missing(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    include(context)?;
+    context.system.make_dir("/etc/sudoers.d", 0o750, None)?;
+    context.system.write(RULES, text, FileOptions::mode(0o440).durable())?;
+    Ok(())
+}
+
+/// The file with the rules of one user replaced.
+fn with_rules(old: &str, user: &str, rules: &[&str]) -> String {
+    let mut text = String::new();
+    if old.is_empty() {
+        text.push_str("# Written by kiln-agent from the user-data.\n");
+    }
+    let others = old.lines().filter(|line| line.split_whitespace().next() != Some(user));
+    for line in others.map(str::to_owned).chain(rules.iter().map(|rule| format!("{user} {rule}"))) {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    if old.is_empty() && rules.is_empty() { String::new() } else { text }
+}
+
+/// Some images have a sudoers file that includes nothing.
+fn include(context: &Context) -> Result<(), Failure> {
+    let Ok(text) = context.system.read_text(SUDOERS) else {
+        return Ok(());
+    };
+    let includes = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        matches!(words[..], ["@includedir" | "#includedir", "/etc/sudoers.d" | "/etc/sudoers.d/"])
+    };
+    if text.lines().any(includes) {
+        return Ok(());
+    }
+    let text = format!("{}\n#includedir /etc/sudoers.d\n", text.trim_end_matches('\n'));
+    let options = FileOptions::default().durable();
+    Ok(context.system.write(SUDOERS, text, options)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_of_one_user_are_replaced_and_those_of_others_stay() {
+        let first = with_rules("", "bob", &["ALL=(ALL) ALL"]);
+        assert_eq!(first, "# Written by kiln-agent from the user-data.\nbob ALL=(ALL) ALL\n");
+        let second = with_rules(&first, "bobby", &["ALL=NOPASSWD: /bin/ls", "ALL=/bin/id"]);
+        assert!(second.ends_with("bob ALL=(ALL) ALL\nbobby ALL=NOPASSWD: /bin/ls\nbobby ALL=/bin/id\n"), "{second}");
+        assert_eq!(with_rules(&second, "bobby", &[]), first);
+        assert_eq!(with_rules("", "bob", &[]), "");
+        assert_eq!(with_rules(&first, "bob", &["ALL=(ALL) ALL"]), first);
+    }
+
+    #[test]
+    fn without_visudo_the_rules_are_written_and_included_for_root_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let tree = tempfile::tempdir().unwrap();
+        let Some(context) = crate::testing::machine(tree.path(), &[], "{}") else { return };
+        context.system.write(SUDOERS, "root ALL=(ALL) ALL", FileOptions::mode(0o440)).unwrap();
+        for _ in 0..2 {
+            set(&context, "bob", &["ALL=(ALL) NOPASSWD:ALL"]).unwrap();
+        }
+        let sudoers = context.system.read_text(SUDOERS).unwrap();
+        assert_eq!(sudoers, "root ALL=(ALL) ALL\n#includedir /etc/sudoers.d\n");
+        assert_eq!(context.system.metadata(RULES).unwrap().permissions().mode() & 0o7777, 0o440);
+    }
+
+    #[test]
+    fn rules_that_visudo_refuses_are_not_installed_and_the_good_ones_stay() {
+        let tree = tempfile::tempdir().unwrap();
+        let Some(context) = crate::testing::machine(tree.path(), &["/usr/sbin/visudo"], "{}") else { return };
+        set(&context, "bob", &["ALL=(ALL) NOPASSWD:ALL"]).unwrap();
+        let good = context.system.read_text(RULES).unwrap();
+        let failure = set(&context, "eve", &["ALL=(ALL NOPASSWD"]).unwrap_err();
+        assert_eq!(failure.reason, Reason::Config);
+        assert!(failure.message.starts_with("visudo refuses its sudo rules, so they are not installed: stdin:3:"));
+        assert_eq!(context.system.read_text(RULES).unwrap(), good);
+    }
+}

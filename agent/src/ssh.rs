@@ -1,0 +1,251 @@
+//! What handlers share about OpenSSH: public keys, sshd's configuration, sshd itself.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use sha2::{Digest, Sha256};
+
+use crate::context::Context;
+use crate::handlers::Failure;
+use crate::system::{Command, System};
+use kiln_schema::status::Reason;
+
+/// sshd's own configuration.
+pub const SSHD_CONFIG: &str = "/etc/ssh/sshd_config";
+/// Drop-ins, where the main file includes them.
+pub const SSHD_CONFIG_DROPINS: &str = "/etc/ssh/sshd_config.d";
+/// The service, as Debian and as Red Hat name it.
+const UNITS: [&str; 2] = ["ssh.service", "sshd.service"];
+
+/// A public key, as a line of an authorized_keys file or of a `.pub` file holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicKey {
+    /// What stands before the key: `from="10.0.0.0/8",no-pty`; often nothing.
+    pub options: String,
+    /// `ssh-ed25519`.
+    pub kind: String,
+    /// The key itself, in base64.
+    pub material: String,
+    /// What stands after it; often nothing.
+    pub comment: String,
+}
+
+impl PublicKey {
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// Why it is none, without its text: it may be a secret pasted by mistake.
+    pub fn parse(line: &str) -> Result<Self, &'static str> {
+        let line = line.trim();
+        if line.starts_with("-----BEGIN") {
+            return Err("it is a private key or a certificate file; give the line of the .pub file");
+        }
+        if line.split([' ', '\t']).next().is_some_and(is_kind) {
+            return Self::after_options("", line);
+        }
+        let (options, rest) = split_options(line);
+        Self::after_options(options, rest)
+    }
+
+    fn after_options(options: &str, rest: &str) -> Result<Self, &'static str> {
+        let (kind, rest) = rest.split_once([' ', '\t']).unwrap_or((rest, ""));
+        let rest = rest.trim_start();
+        let (material, comment) = rest.split_once([' ', '\t']).unwrap_or((rest, ""));
+        if !is_kind(kind) {
+            return Err("it does not begin with a kind of key such as ssh-ed25519");
+        }
+        let bytes = STANDARD.decode(material).map_err(|_| "the key is cut short or not in base64")?;
+        // Every key repeats its kind inside, after a length of four bytes.
+        let inner = bytes.get(4..4 + kind.len());
+        let length = bytes.first_chunk::<4>().map(|length| u32::from_be_bytes(*length) as usize);
+        if length != Some(kind.len()) || inner != Some(kind.as_bytes()) || bytes.len() < kind.len() + 20 {
+            return Err("the key is damaged: its inside does not fit its kind");
+        }
+        Ok(PublicKey {
+            options: options.to_owned(),
+            kind: kind.to_owned(),
+            material: material.to_owned(),
+            comment: comment.trim().to_owned(),
+        })
+    }
+
+    /// The line, without its newline.
+    pub fn line(&self) -> String {
+        let parts = [&self.options, &self.kind, &self.material, &self.comment];
+        parts.into_iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join(" ")
+    }
+
+    /// `SHA256:…`, as ssh shows it at the first connection.
+    pub fn fingerprint(&self) -> String {
+        let bytes = STANDARD.decode(&self.material).unwrap_or_default();
+        format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(bytes)))
+    }
+}
+
+fn is_kind(word: &str) -> bool {
+    ["ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-sha2-", "rsa-sha2-"].iter().any(|start| word.starts_with(start))
+        && word.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'@' | b'.'))
+}
+
+/// Options end at the first blank outside of quotes; `\"` inside of quotes ends none.
+fn split_options(line: &str) -> (&str, &str) {
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, c) in line.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => quoted = !quoted,
+            ' ' | '\t' if !quoted => return (&line[..at], line[at..].trim_start()),
+            _ => {}
+        }
+    }
+    (line, "")
+}
+
+/// The values that sshd would use for a keyword: the first occurrence counts, drop-ins where they are included.
+/// `Match` blocks are not looked into.
+pub fn sshd_setting(system: &System, keyword: &str) -> Vec<String> {
+    sshd_settings(system, keyword).into_iter().next().unwrap_or_default()
+}
+
+/// Every occurrence of a keyword, in the order in which sshd reads them.
+pub fn sshd_settings(system: &System, keyword: &str) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    for words in lines_of(&system.read_text(SSHD_CONFIG).unwrap_or_default()) {
+        let [first, values @ ..] = &words[..] else { continue };
+        if first.eq_ignore_ascii_case(keyword) {
+            found.push(values.to_vec());
+        } else if first.eq_ignore_ascii_case("Include") && values.iter().any(|v| includes_dropins(v)) {
+            let names = system.list(SSHD_CONFIG_DROPINS).unwrap_or_default();
+            for name in names.iter().filter(|name| name.ends_with(".conf")) {
+                let text = system.read_text(format!("{SSHD_CONFIG_DROPINS}/{name}")).unwrap_or_default();
+                let lines = lines_of(&text).into_iter().filter(|words| words[0].eq_ignore_ascii_case(keyword));
+                found.extend(lines.map(|words| words[1..].to_vec()));
+            }
+        }
+    }
+    found
+}
+
+/// Whether sshd reads [`SSHD_CONFIG_DROPINS`].
+pub fn reads_dropins(system: &System) -> bool {
+    let text = system.read_text(SSHD_CONFIG).unwrap_or_default();
+    lines_of(&text)
+        .iter()
+        .any(|words| words[0].eq_ignore_ascii_case("Include") && words[1..].iter().any(|v| includes_dropins(v)))
+}
+
+fn includes_dropins(value: &str) -> bool {
+    value.trim_matches('"') == "/etc/ssh/sshd_config.d/*.conf" || value.trim_matches('"') == "sshd_config.d/*.conf"
+}
+
+/// The lines before the first `Match`, each as its words; `Keyword=value` counts as two.
+fn lines_of(text: &str) -> Vec<Vec<String>> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let words = lines.map(|line| {
+        let (keyword, rest) = line.split_once([' ', '\t', '=']).unwrap_or((line, ""));
+        let rest = rest.trim_start_matches([' ', '\t', '=']).split_whitespace().take_while(|w| !w.starts_with('#'));
+        std::iter::once(keyword).chain(rest).map(str::to_owned).collect::<Vec<_>>()
+    });
+    words.take_while(|words| !words[0].eq_ignore_ascii_case("Match")).collect()
+}
+
+/// Lets a running sshd take up new host keys, and starts one that gave up for want of a key.
+///
+/// It queues the work and does not wait: in the init stage sshd waits for this very stage.
+///
+/// # Errors
+/// What systemd refused.
+pub fn refresh_sshd(context: &Context) -> Result<Option<&'static str>, Failure> {
+    if !context.system.is_live() || !context.system.exists("/run/systemd/system") {
+        return Ok(None);
+    }
+    let systemctl = || Command::new("systemctl", context.time_left().min(Duration::from_secs(20)));
+    for unit in UNITS {
+        let state = context.run(&systemctl().args(["is-active", unit]))?.text();
+        let verb = match state.as_str() {
+            "active" => "reload",
+            "failed" => "restart",
+            _ => continue,
+        };
+        let done = context.run(&systemctl().args(["--no-block", verb, unit]))?;
+        if !done.success() {
+            let said = done.last_lines(2).join("; ");
+            let message =
+                format!("the new host keys are not offered yet: systemctl {verb} {unit} {}: {said}", done.ending());
+            return Err(Failure::new(Reason::CommandFailed, message));
+        }
+        return Ok(Some(verb));
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::system::FileOptions;
+
+    /// A public key that belongs to nobody.
+    pub const ED25519: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILWs3ahk1vqyLjW1wt13HL49MpZQ7bSll6IU9Iimj30/";
+    /// Another one.
+    pub const OTHER: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJNPFQBU7fqGbLIDfTMOQ1MX/EMcYzBue+DfipmLL8YK";
+
+    #[test]
+    fn lines_are_taken_apart_and_put_together_without_loss() {
+        for (line, options, comment) in [
+            (ED25519.to_owned(), "", ""),
+            (format!("{ED25519} bob@example.org"), "", "bob@example.org"),
+            (format!("no-pty {ED25519} two words"), "no-pty", "two words"),
+            (
+                format!(r#"from="10.0.0.0/8,::1",command="echo \"hi there\"; exit" {ED25519} x"#),
+                r#"from="10.0.0.0/8,::1",command="echo \"hi there\"; exit""#,
+                "x",
+            ),
+        ] {
+            let key = PublicKey::parse(&format!("  {line}\r")).unwrap();
+            assert_eq!((key.options.as_str(), key.comment.as_str()), (options, comment), "{line}");
+            assert_eq!(key.line(), line);
+        }
+    }
+
+    #[test]
+    fn what_is_no_public_key_is_refused_with_the_reason() {
+        for (line, why) in [
+            ("", "does not begin"),
+            ("hello", "does not begin"),
+            ("-----BEGIN OPENSSH PRIVATE KEY-----", "private key"),
+            ("ssh-ed25519", "damaged"),
+            ("ssh-ed25519 AAAA", "damaged"),
+            ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB1Wk", "cut short"),
+            ("ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAILWs3ahk1vqyLjW1wt13HL49MpZQ7bSll6IU9Iimj30/", "damaged"),
+            ("no-pty,from=\"x ssh-ed25519 AAAA", "does not begin"),
+        ] {
+            let error = PublicKey::parse(line).unwrap_err();
+            assert!(error.contains(why), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_fingerprint_is_the_one_that_ssh_keygen_prints() {
+        // ssh-keygen -lf of the constant above.
+        let key = PublicKey::parse(ED25519).unwrap();
+        assert_eq!(key.fingerprint(), "SHA256:oqEkyxDsyew23SMxIvzwryYxbf41OxLakqTcvfg5SoM");
+    }
+
+    #[test]
+    fn settings_are_read_in_the_order_of_sshd() {
+        let tree = tempfile::tempdir().unwrap();
+        let system = System::new(tree.path());
+        assert!(sshd_setting(&system, "AuthorizedKeysFile").is_empty());
+        let main = "# AuthorizedKeysFile no\nInclude /etc/ssh/sshd_config.d/*.conf\nauthorizedkeysfile=.ssh/b # end\nHostKey /a\nHostKey /b\nMatch User x\nHostKey /c\n";
+        system.write(SSHD_CONFIG, main, FileOptions::default()).unwrap();
+        assert_eq!(sshd_setting(&system, "AuthorizedKeysFile"), [".ssh/b"]);
+        assert_eq!(sshd_settings(&system, "HostKey"), [["/a"], ["/b"]]);
+        let dropin = "AuthorizedKeysFile .ssh/a .ssh/c\n";
+        system.write("/etc/ssh/sshd_config.d/10.conf", dropin, FileOptions::default()).unwrap();
+        system.write("/etc/ssh/sshd_config.d/00.off", "AuthorizedKeysFile x\n", FileOptions::default()).unwrap();
+        assert_eq!(sshd_setting(&system, "AuthorizedKeysFile"), [".ssh/a", ".ssh/c"]);
+        assert!(reads_dropins(&system));
+    }
+}

@@ -1,0 +1,214 @@
+//! Templates over what is known of the instance: files, names in DNS, addresses to call.
+
+use std::ops::Range;
+
+use kiln_schema::diagnostic::nearest;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior};
+use serde_json::{Map, Value as Json};
+
+use crate::context::Context;
+use crate::names::Names;
+
+/// Every variable that a template may use.
+pub const VARIABLES: &[&str] = &[
+    "hostname",
+    "fqdn",
+    "local_ipv4",
+    "public_ipv4",
+    "ipv6",
+    "zone",
+    "region",
+    "instance_id",
+    "instance_type",
+    "image_id",
+    "account_id",
+    "role",
+    "source",
+    "metadata",
+];
+
+/// Steps that a template may take; a file of ten thousand lines needs a tenth of it.
+const FUEL: u64 = 1_000_000;
+
+/// What is known of this instance, by the names in [`VARIABLES`].
+///
+/// What the source does not tell is left out and not empty, so that a template that needs it fails;
+/// one that does not need it says `{% if public_ipv4 is defined %}`.
+pub fn variables(context: &Context) -> Json {
+    let instance = &context.instance;
+    let names = Names::present(context);
+    let role = context.config.get("role").filter(|node| !node.is_null()).map(|node| match &node.value {
+        kiln_schema::yaml::Value::Scalar(scalar) => scalar.text.clone(),
+        _ => node.to_json().to_string(),
+    });
+    let known = [
+        ("hostname", Some(&names.short)),
+        ("fqdn", Some(&names.full)),
+        ("local_ipv4", instance.local_ipv4.as_ref()),
+        ("public_ipv4", instance.public_ipv4.as_ref()),
+        ("ipv6", instance.ipv6.as_ref()),
+        ("zone", instance.zone.as_ref()),
+        ("region", instance.region.as_ref()),
+        ("instance_id", Some(&instance.id)),
+        ("instance_type", instance.instance_type.as_ref()),
+        ("image_id", instance.image_id.as_ref()),
+        ("account_id", instance.account_id.as_ref()),
+        ("role", role.as_ref()),
+        ("source", Some(&instance.source)),
+    ];
+    let known = known.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.clone().into())));
+    let mut variables: Map<String, Json> = known.collect();
+    variables.insert("metadata".to_owned(), instance.metadata.clone());
+    Json::Object(variables)
+}
+
+/// Renders a template, as Jinja does with `trim_blocks`. Nothing is escaped; the last newline stays.
+///
+/// # Errors
+/// One sentence with the template's name, the line and the expression. A variable that is not there is an error.
+pub fn render(name: &str, text: &str, variables: &Json) -> Result<String, String> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    match SyntaxConfig::builder().trim_blocks(true).keep_trailing_newline(true).build() {
+        Ok(syntax) => environment.set_syntax(syntax),
+        Err(error) => return Err(describe(name, text, &error, variables)),
+    }
+    // A loop without end is an error and not a hang.
+    environment.set_fuel(Some(FUEL));
+    // Only so does an error know its expression.
+    environment.set_debug(true);
+    let rendered =
+        environment.template_from_named_str(name, text).and_then(|template| template.render(Serde(variables)));
+    rendered.map_err(|error| describe(name, text, &error, variables))
+}
+
+fn describe(name: &str, text: &str, error: &Error, variables: &Json) -> String {
+    let place = error.line().map_or_else(|| name.to_owned(), |line| format!("{name} line {line}"));
+    let expression = error.range().map(|range| expression_at(text, range)).unwrap_or_default();
+    if error.kind() == ErrorKind::UndefinedError {
+        let first = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default();
+        if variables.get(first).is_none() && !first.is_empty() {
+            let why = if VARIABLES.contains(&first) {
+                format!(
+                    "the datasource does not tell it; write `{{% if {first} is defined %}}` around it if that is fine"
+                )
+            } else {
+                let meant = nearest(first, VARIABLES.iter().copied());
+                let meant = meant.map_or(String::new(), |meant| format!("did you mean `{meant}`? "));
+                format!("{meant}there are {}", VARIABLES.join(", "))
+            };
+            return format!("{place}: `{first}` is not defined: {why}");
+        }
+        return format!("{place}: `{expression}` is not defined");
+    }
+    let detail =
+        error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
+    if expression.is_empty() || error.kind() == ErrorKind::SyntaxError {
+        format!("{place}: {detail}")
+    } else {
+        format!("{place}: {detail} in `{expression}`")
+    }
+}
+
+/// The expression at a range, which for `a.b.c` may begin at `.b`: then it is taken from `a` on.
+fn expression_at(text: &str, range: Range<usize>) -> &str {
+    let before = text.get(..range.start).unwrap_or_default();
+    let whole = before.trim_end_matches(|c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'));
+    let start = if text.get(range.clone()).is_some_and(|part| part.starts_with(['.', '['])) {
+        whole.len()
+    } else {
+        range.start
+    };
+    text.get(start..range.end).unwrap_or_default().trim()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::sync::Arc;
+
+    fn known() -> Json {
+        json!({"hostname": "web", "fqdn": "web.example.org", "metadata": {"local-hostname": "x", "tags": {"Name": "a<b"}}})
+    }
+
+    #[test]
+    fn text_stays_as_it_is_but_for_what_is_filled_in() {
+        for (text, expected) in [
+            ("127.0.1.1 {{ fqdn }} {{ hostname }}\n", "127.0.1.1 web.example.org web\n"),
+            ("no newline", "no newline"),
+            ("{{ metadata['local-hostname'] }} {{ metadata.tags.Name }}", "x a<b"),
+            ("{% if zone is defined %}\n{{ zone }}\n{% endif %}\nend\n", "end\n"),
+            ("{{ zone | default('none') }}", "none"),
+            ("", ""),
+        ] {
+            assert_eq!(render("t.html", text, &known()).as_deref(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_template_the_line_and_the_expression() {
+        for (text, expected) in [
+            (
+                "a\nb {{ hostnam }}",
+                "hosts line 2: `hostnam` is not defined: did you mean `hostname`? there are hostname, ",
+            ),
+            ("{{ zone }}", "hosts line 1: `zone` is not defined: the datasource does not tell it; "),
+            ("\n\n{{ metadata.nope }}", "hosts line 3: `metadata.nope` is not defined"),
+            ("{{ metadata.nope.deeper }}", "hosts line 1: `metadata.nope"),
+            ("ok\n{% if hostname %}", "hosts line 2: syntax error: unexpected end of input"),
+            ("{{ hostname | shout }}", "hosts line 1: unknown filter: filter shout is unknown"),
+            ("{% for x in zonne %}{% endfor %}", "hosts line 1: `zonne` is not defined"),
+            (
+                "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}",
+                "hosts line 1: engine ran out",
+            ),
+            ("{% include '/etc/shadow' %}", "hosts line 1: template not found"),
+        ] {
+            let error = render("hosts", text, &known()).unwrap_err();
+            assert!(error.starts_with(expected), "{text}: {error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_the_source_does_not_tell_is_undefined_and_what_it_tells_is_there() {
+        let tree = tempfile::tempdir().unwrap();
+        let mut context = Context::for_test(tree.path(), "{role: 007, fqdn: web.example.org}");
+        let instance = Arc::make_mut(&mut context.instance);
+        instance.region = Some("eu-west-1".to_owned());
+        instance.metadata = json!({"ami-id": "ami-1"});
+        let expected = json!({
+            "hostname": "web", "fqdn": "web.example.org", "region": "eu-west-1", "instance_id": "i-test",
+            "role": "007", "source": "test", "metadata": {"ami-id": "ami-1"},
+        });
+        assert_eq!(variables(&context), expected);
+    }
+
+    #[test]
+    fn every_documented_variable_is_given_when_the_source_tells_all() {
+        let tree = tempfile::tempdir().unwrap();
+        let mut context = Context::for_test(tree.path(), "role: web");
+        let all = Some("x".to_owned());
+        let instance = Arc::make_mut(&mut context.instance);
+        for field in [
+            &mut instance.hostname,
+            &mut instance.local_ipv4,
+            &mut instance.public_ipv4,
+            &mut instance.ipv6,
+            &mut instance.region,
+            &mut instance.zone,
+            &mut instance.instance_type,
+            &mut instance.image_id,
+            &mut instance.account_id,
+        ] {
+            field.clone_from(&all);
+        }
+        let variables = variables(&context);
+        let names: Vec<_> = variables.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(names, VARIABLES);
+    }
+}

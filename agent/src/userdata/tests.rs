@@ -1,0 +1,296 @@
+use std::io::Write as _;
+
+use base64::Engine as _;
+use kiln_schema::Severity;
+
+use super::*;
+
+fn config(data: &UserData) -> String {
+    data.config.to_json().to_string()
+}
+
+fn errors(data: &UserData) -> Vec<String> {
+    data.diagnostics.iter().map(ToString::to_string).collect()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn base64(bytes: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// A MIME document of parts, each with its headers.
+fn mime(boundary: &str, parts: &[&str]) -> String {
+    let mut text = format!("Content-Type: multipart/mixed; boundary=\"{boundary}\"\nMIME-Version: 1.0\n\npreamble\n");
+    for part in parts {
+        text.push_str(&format!("--{boundary}\n{part}\n"));
+    }
+    text + &format!("--{boundary}--\nepilogue\n")
+}
+
+#[test]
+fn the_header_is_taken_in_any_dress() {
+    for text in [
+        "#cloud-config\na: 1\n",
+        "#CLOUD-CONFIG\na: 1\n",
+        "\n \n\t#cloud-config\na: 1\n",
+        "\u{feff}#cloud-config\na: 1\n",
+        "#cloud-config v2 of monday\na: 1\n",
+        "#cloud-config\r\na: 1\r\n",
+    ] {
+        let data = parse("user-data", text.as_bytes());
+        assert_eq!((config(&data), errors(&data).len()), (r#"{"a":1}"#.to_owned(), 0), "{text:?}");
+    }
+}
+
+#[test]
+fn nothing_is_nothing_and_not_an_error() {
+    for text in ["", "\n\n", "\u{feff}", "#cloud-config", "#cloud-config\n# only a comment\n"] {
+        let data = parse("user-data", text.as_bytes());
+        assert_eq!((config(&data), errors(&data)), ("{}".to_owned(), vec![]), "{text:?}");
+    }
+}
+
+#[test]
+fn the_place_of_an_error_counts_the_blank_lines_before_the_header() {
+    let data = parse("user-data", b"\n\n#cloud-config\na: [\n");
+    assert!(data.diagnostics[0].line.is_some_and(|line| line >= 4), "{:?}", data.diagnostics);
+}
+
+#[test]
+fn a_script_begins_at_its_interpreter_and_has_unix_lines() {
+    let data = parse("user-data", b"\xef\xbb\xbf\r\n#!/bin/sh\r\necho a\rb\r\n");
+    assert_eq!(data.scripts, [Script { name: "part-001".into(), body: b"#!/bin/sh\necho a\rb\n".to_vec() }]);
+}
+
+#[test]
+fn every_kind_that_is_not_run_is_named() {
+    for (text, named) in [
+        ("#include\nhttp://x/\n", "#include"),
+        ("#include-once\nhttp://x/\n", "#include"),
+        ("#cloud-boothook\ntrue\n", "#cloud-boothook"),
+        ("#cloud-config-archive\n[]\n", "#cloud-config-archive"),
+        ("#cloud-config-jsonp\n[]\n", "#cloud-config-jsonp"),
+        ("#part-handler\nimport os\n", "#part-handler"),
+        ("## template: jinja\n#cloud-config\na: {{ b }}\n", "jinja"),
+    ] {
+        let data = parse("user-data", text.as_bytes());
+        assert_eq!(data.diagnostics.len(), 1, "{text}");
+        assert!(data.diagnostics[0].message.contains(named), "{:?}", data.diagnostics);
+        assert_eq!(data.diagnostics[0].severity, Severity::Error);
+        assert!(config(&data) == "{}" && data.scripts.is_empty());
+    }
+}
+
+#[test]
+fn what_is_no_kind_is_told_with_what_was_meant() {
+    for (text, sentence) in [
+        (&b"#cloud_config\na: 1"[..], "did you mean `#cloud-config`?"),
+        (b"# cloud-config\na: 1", "did you mean `#cloud-config`?"),
+        (b"---\n#cloud-config\n", "not a kind of user-data"),
+        (b"hostname: web", "not a kind of user-data"),
+        (b"dGVzdA==", "not a kind of user-data"),
+        (b"\xff\xfe#\0c\0", "UTF-16"),
+        (b"\x00\xff\xc0\x80", "not UTF-8"),
+        (b"#cloud-config\na: \xff", "not UTF-8"),
+        (b"#cloud-config\n- a", "must be a mapping of keys, not a list"),
+        (b"#cloud-config\njust text", "must be a mapping of keys, not text"),
+    ] {
+        let found = errors(&parse("user-data", text));
+        assert!(found.len() == 1 && found[0].contains(sentence), "{found:?}");
+    }
+}
+
+#[test]
+fn mime_parts_of_any_nesting_are_read_in_order() {
+    let inner = mime("in", &["Content-Type: text/cloud-config\n\nb: 2\n", "\n#!/bin/sh\ninner\n"]);
+    let encoded = base64(b"#!/bin/sh\r\nencoded\r\n");
+    let script = "Content-Type: text/x-shellscript; charset=\"utf-8\"\nContent-Transfer-Encoding: base64\n\
+                  Content-Disposition: attachment; filename=\"../a/first.sh\"\n\n";
+    let quoted = "Content-Type: text/plain\nContent-Transfer-Encoding: quoted-printable\n\n#cloud-config\nc: =33\n";
+    let document = mime(
+        "out",
+        &["Content-Type: text/plain\n\n#cloud-config\na: 1", &inner, &(script.to_owned() + &encoded), quoted],
+    );
+    for text in [document.clone(), document.replace('\n', "\r\n")] {
+        let data = parse("user-data", text.as_bytes());
+        assert_eq!(errors(&data), Vec::<String>::new());
+        assert_eq!(config(&data), r#"{"a":1,"b":2,"c":3}"#);
+        let names: Vec<&str> = data.scripts.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names, ["first.sh", "part-003"]);
+        assert_eq!(data.scripts[0].body, b"#!/bin/sh\nencoded\n");
+    }
+}
+
+#[test]
+fn a_bad_part_hides_no_other_and_is_named() {
+    let document = mime(
+        "b",
+        &[
+            "Content-Type: text/cloud-config\n\na: 1",
+            "Content-Type: text/cloud-config\n\na: [",
+            "Content-Type: application/json\n\n{}",
+            "Content-Type: text/x-shellscript\nContent-Transfer-Encoding: base64\n\n!!!",
+            "Content-Type: text/cloud-config\nContent-Transfer-Encoding: x-zip\n\na: 2",
+            "Content-Type: text/x-include-url\n\nhttp://x/",
+            "Content-Type: text/plain\n\nwhat is this",
+            "Content-Type: text/x-shellscript\nLaunch-Index: 3\n\n#!/bin/sh\nlast",
+        ],
+    );
+    let data = parse("user-data", document.as_bytes());
+    assert_eq!((config(&data).as_str(), data.scripts.len()), (r#"{"a":1}"#, 1));
+    let sources: Vec<&str> = data.diagnostics.iter().map(|d| d.source.as_str()).collect();
+    assert_eq!(sources, (2..=8).map(|n| format!("user-data part {n}")).collect::<Vec<_>>(), "{:#?}", errors(&data));
+    assert_eq!(data.diagnostics[6].severity, Severity::Warning);
+}
+
+#[test]
+fn a_later_part_replaces_the_top_level_keys_of_an_earlier_one() {
+    let document = mime(
+        "b",
+        &["Content-Type: text/cloud-config\n\na: {x: 1}\nb: 1", "Content-Type: text/cloud-config\n\na: {y: 2}"],
+    );
+    assert_eq!(config(&parse("user-data", document.as_bytes())), r#"{"a":{"y":2},"b":1}"#);
+}
+
+#[test]
+fn merge_how_is_heeded_in_the_part_and_in_its_header() {
+    let first = "Content-Type: text/cloud-config\n\na: [1]\nb: 1";
+    let how = "list(append)+dict(recurse_list)";
+    for second in [
+        format!("Content-Type: text/cloud-config\n\nmerge_how: {how}\na: [2]\nb: 2"),
+        format!("Content-Type: text/cloud-config\nX-Merge-Type: {how}\n\na: [2]\nb: 2"),
+        "Content-Type: text/cloud-config\nMerge-Type: dict(recurse_list)+list(prepend)\n\n\
+         merge_type: [{name: list, settings: [append]}]\na: [2]\nb: 2"
+            .to_owned(),
+    ] {
+        let data = parse("user-data", mime("b", &[first, &second]).as_bytes());
+        assert_eq!((config(&data).as_str(), errors(&data)), (r#"{"a":[1,2],"b":1}"#, vec![]), "{second}");
+    }
+    let wrong = "Content-Type: text/cloud-config\nMerge-Type: set()\n\nmerge_how: [x]\na: [2]";
+    let data = parse("user-data", mime("b", &[first, wrong]).as_bytes());
+    assert_eq!((config(&data).as_str(), data.diagnostics.len()), (r#"{"a":[2],"b":1}"#, 2), "{:?}", errors(&data));
+}
+
+#[test]
+fn a_cut_off_or_broken_multipart_is_told() {
+    let whole = mime("b", &["Content-Type: text/cloud-config\n\na: 1"]);
+    let cut = whole.split("--b--").next().unwrap();
+    let data = parse("user-data", cut.as_bytes());
+    assert_eq!(config(&data), r#"{"a":1}"#);
+    assert!(errors(&data)[0].contains("no closing boundary"), "{:?}", errors(&data));
+    let no_boundary = whole.replace("; boundary=\"b\"", "");
+    assert!(errors(&parse("user-data", no_boundary.as_bytes()))[0].contains("names no boundary"));
+    assert!(errors(&parse("user-data", mime("b", &[]).as_bytes()))[0].contains("no parts"));
+}
+
+#[test]
+fn gzip_and_base64_are_opened_at_any_level() {
+    let config_text = b"#cloud-config\na: 1\n";
+    let part = format!(
+        "Content-Type: application/x-gzip\nContent-Transfer-Encoding: base64\n\n{}",
+        base64(&gzip(config_text))
+    );
+    let broken_lines: String =
+        base64(config_text).as_bytes().chunks(8).map(|c| String::from_utf8_lossy(c) + "\r\n").collect();
+    for bytes in [
+        gzip(config_text),
+        gzip(&gzip(config_text)),
+        base64(config_text).into_bytes(),
+        broken_lines.into_bytes(),
+        base64(&gzip(config_text)).into_bytes(),
+        mime("b", &[&part]).into_bytes(),
+        gzip(mime("b", &[&part]).as_bytes()),
+    ] {
+        let data = parse("user-data", &bytes);
+        assert_eq!((config(&data).as_str(), errors(&data)), (r#"{"a":1}"#, vec![]));
+    }
+}
+
+#[test]
+fn what_expands_without_end_is_refused_with_a_sentence() {
+    let bomb = gzip(&vec![b' '; MAX_BYTES + 1]);
+    assert!(errors(&parse("user-data", &bomb))[0].contains("unpacks to more than the 16 MiB"));
+    let mut nested = b"#cloud-config\na: 1\n".to_vec();
+    for _ in 0..MAX_DEPTH + 2 {
+        nested = gzip(&nested);
+    }
+    assert!(errors(&parse("user-data", &nested))[0].contains("deep"));
+    // Two halves that fit alone do not fit together.
+    let half = base64(&gzip(&vec![b' '; MAX_BYTES / 2 + 1]));
+    let part = format!("Content-Type: application/gzip\nContent-Transfer-Encoding: base64\n\n{half}");
+    assert!(errors(&parse("user-data", mime("b", &[&part, &part]).as_bytes()))[0].contains("unpacks to more"));
+    let many = vec!["Content-Type: text/x-shellscript\n\n#!/bin/sh"; MAX_PARTS + 5];
+    let data = parse("user-data", mime("b", &many).as_bytes());
+    assert_eq!(data.scripts.len(), MAX_PARTS);
+    assert!(errors(&data)[0].contains("more than 1000 parts"));
+    let whole = gzip(b"#cloud-config\na: 1\n");
+    assert!(errors(&parse("user-data", &whole[..whole.len() - 9]))[0].contains("cut off"));
+}
+
+/// xorshift: the same numbers at every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self, below: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % below as u64).unwrap()
+    }
+}
+
+#[test]
+fn no_document_makes_the_reader_panic() {
+    let inner = mime("in", &["Content-Type: text/cloud-config\n\nb: 2\n", "\n#!/bin/sh\ninner\n"]);
+    let document = mime(
+        "out",
+        &[
+            "Content-Type: text/plain; charset=\"iso-8859-1\"\n\n#cloud-config\na: &x [1, *x]\n<<: {b: !!int 0x1}\n",
+            &inner,
+            &format!(
+                "Content-Type: text/x-shellscript\nContent-Transfer-Encoding: base64\n\n{}",
+                base64(b"#!/bin/sh\n")
+            ),
+            "Content-Transfer-Encoding: quoted-printable\nContent-Disposition: attachment; filename*0=\"a\"; filename*1=b\n\n=3D=\n",
+        ],
+    );
+    let seeds = [
+        document.clone().into_bytes(),
+        gzip(document.as_bytes()),
+        base64(document.as_bytes()).into_bytes(),
+        b"#cloud-config\nusers:\n- {name: x, sudo: [a, 'b']}\nk: |\n  text\n".to_vec(),
+    ];
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for round in 0..4000 {
+        let mut bytes = if round % 10 == 0 {
+            (0..random.next(300)).map(|_| random.next(256).to_le_bytes()[0]).collect()
+        } else {
+            seeds[round % seeds.len()].clone()
+        };
+        for _ in 0..=random.next(6) {
+            if bytes.is_empty() {
+                break;
+            }
+            let at = random.next(bytes.len());
+            match random.next(4) {
+                0 => bytes[at] = random.next(256).to_le_bytes()[0],
+                1 => bytes.truncate(at),
+                2 => drop(bytes.remove(at)),
+                _ => {
+                    let end = (at + random.next(40)).min(bytes.len());
+                    let copy = bytes[at..end].to_vec();
+                    let to = random.next(bytes.len());
+                    bytes.splice(to..to, copy);
+                }
+            }
+        }
+        let data = parse("user-data", &bytes);
+        assert!(matches!(data.config.value, Value::Map(_)));
+        assert!(data.scripts.iter().all(|s| !s.name.is_empty() && !s.name.contains('/') && !s.name.starts_with('.')));
+    }
+}

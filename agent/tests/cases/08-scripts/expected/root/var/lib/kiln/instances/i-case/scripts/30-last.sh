@@ -1,0 +1,2 @@
+#!/bin/sh
+echo "$INSTANCE_ID $(cat /order)" > /last

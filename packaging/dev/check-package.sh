@@ -1,0 +1,114 @@
+#!/bin/bash
+# Installs the agent's package into a stock Debian and takes it out again, and looks at the tree.
+#
+#     packaging/dev/check-package.sh KILN-AGENT.deb FOUNDATION        (as root)
+#
+# FOUNDATION is the tree of packaging/demo/foundation.sh; it is the lower layer of an overlay and is
+# not changed. Exit 0 when every check holds; the last line says how many did and did not.
+set -uo pipefail
+
+[ $# = 2 ] || { echo "usage: check-package.sh KILN-AGENT.deb FOUNDATION" >&2; exit 64; }
+[ "$(id -u)" = 0 ] || { echo "check-package.sh needs root, for overlays and chroot; run it with sudo" >&2; exit 1; }
+deb=$(realpath "$1") foundation=$(realpath "$2")
+[ -f "$deb" ] || { echo "$1 is no file: make it with \`kiln deb\`" >&2; exit 1; }
+[ -d "$foundation/etc" ] || { echo "$2 is no root tree: make it with packaging/demo/foundation.sh" >&2; exit 1; }
+
+# A mount namespace of its own: whatever happens here, no mount is left behind.
+if [ -z "${KILN_CHECK_INSIDE:-}" ]; then
+    export KILN_CHECK_INSIDE=1
+    exec unshare --mount --propagation private --pid --fork --kill-child "$0" "$deb" "$foundation"
+fi
+
+work=$(mktemp -d)
+trap 'cd /; umount -l "$work" && rmdir "$work"' EXIT
+mount -t tmpfs -o mode=755 kiln-check "$work"
+root=$work/root
+passed=0 failed=0
+
+# check WHAT COMMAND...: counts whether the command succeeds.
+check() {
+    local what=$1
+    shift
+    if "$@" >"$work/said" 2>&1; then
+        passed=$((passed + 1))
+        echo "ok      $what"
+    else
+        failed=$((failed + 1))
+        echo "FAILED  $what"
+        sed 's/^/        /' "$work/said"
+    fi
+}
+
+refuses() { ! "$@"; }
+
+# fresh: the stock tree again, with this machine's way to the package mirrors.
+fresh() {
+    if mountpoint -q "$root"; then umount -l "$root"; fi
+    rm -rf "$work/upper" "$work/over" && mkdir -p "$work/upper" "$work/over" "$root"
+    mount -t overlay overlay -o "lowerdir=$foundation,upperdir=$work/upper,workdir=$work/over" "$root"
+    mount -t proc proc "$root/proc"
+    mount --rbind /dev "$root/dev"
+    mount -t tmpfs run "$root/run"
+    cat /etc/resolv.conf >"$root/etc/resolv.conf"
+    # Nothing may start: the tree is not running.
+    printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" && chmod 755 "$root/usr/sbin/policy-rc.d"
+    cp "$deb" "$root/tmp/kiln-agent.deb"
+}
+
+inside() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive ${proxy:+"http_proxy=$proxy"} "$@" </dev/null; }
+apt() { inside apt-get -q -y -o Dpkg::Options::=--force-unsafe-io "$@"; }
+# shellcheck disable=SC2016 # dpkg-query expands these
+state() { inside dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null || true; }
+installed() { [[ $(state "$1") = ii* ]]; }
+# listing: every path with kind, mode, owner and content, but for logs and caches of apt and dpkg.
+listing() {
+    (cd "$root" && find . -xdev \( -path ./var/lib/dpkg -o -path ./var/log -o -path ./var/cache -o -path ./var/lib/apt -o -path ./tmp \) -prune -o \
+        -printf '%p %y %m %u:%g %l\n' | sort; find etc usr/lib/systemd lib/systemd -type f -print0 2>/dev/null | sort -z | xargs -0 sha256sum)
+}
+unchanged() { diff "$work/before" <(listing); }
+
+eval "$(apt-config shell proxy Acquire::http::Proxy)"
+
+dpkg-deb --extract "$deb" "$work/files" && dpkg-deb --control "$deb" "$work/control"
+mkdir "$work/empty" && cp "$work/files/usr/bin/kiln-agent" "$work/empty/"
+check "the program is static" test "$(ldd "$work/empty/kiln-agent" 2>&1 | xargs)" = "statically linked"
+check "the program is at most 9 MB" test "$(stat -c %s "$work/empty/kiln-agent")" -le 9000000
+check "the program runs in an empty root" chroot "$work/empty" /kiln-agent --version
+check "the package depends on nothing" test -z "$(dpkg-deb -f "$deb" Depends Pre-Depends)"
+
+echo "== in place of cloud-init"
+fresh
+check "cloud-init is there before" installed cloud-init
+check "apt installs the package" apt install --no-install-recommends /tmp/kiln-agent.deb
+check "the agent is there" installed kiln-agent
+check "cloud-init is gone" refuses installed cloud-init
+check "kiln.target is enabled" inside systemctl is-enabled kiln.target
+check "the units are sound" inside systemd-analyze --man=no verify kiln.target kiln-local.service kiln-init.service kiln-final.service kiln-route53.service
+check "the agent's settings are a conffile" grep -qx /etc/kiln/agent.yaml "$work/control/conffiles"
+check "apt brings cloud-init back" bash -c "$(declare -f inside apt); root='$root' proxy='${proxy:-}'; apt update && apt install --no-install-recommends cloud-init"
+check "the agent is gone then" refuses installed kiln-agent
+check "a removed agent keeps its settings" test -f "$root/etc/kiln/agent.yaml"
+
+echo "== installed and purged"
+fresh
+apt purge cloud-init >"$work/said" 2>&1
+apt autoremove >"$work/said" 2>&1
+listing >"$work/before"
+check "apt installs the package" apt install /tmp/kiln-agent.deb
+check "its manual is there" test -f "$root/usr/share/man/man1/kiln-agent.1.gz"
+check "bash completes it" test -f "$root/usr/share/bash-completion/completions/kiln-agent"
+mkdir -p "$root/var/lib/kiln/instances/i-1" "$root/var/lib/kiln/data"
+echo '{}' >"$root/var/lib/kiln/instances/i-1/status.json"
+echo 'role: jetty' >"$root/etc/kiln/agent.d/10-role.yaml"
+echo '# mine' >>"$root/etc/kiln/agent.yaml"
+check "installing it again keeps a changed setting" apt install --reinstall /tmp/kiln-agent.deb
+check "the changed setting is still there" grep -q '^# mine' "$root/etc/kiln/agent.yaml"
+check "apt removes it" apt remove kiln-agent
+check "what it knew of the instance stays" test -f "$root/var/lib/kiln/instances/i-1/status.json"
+check "kiln.target is not enabled any more" refuses inside systemctl is-enabled kiln.target
+check "apt purges it" apt purge kiln-agent
+check "a purge leaves nothing" unchanged
+
+echo
+echo "package: $passed passed, $failed failed"
+[ "$failed" = 0 ]

@@ -1,0 +1,26 @@
+#!/bin/bash
+# What must hold before any test: formatting, clippy, dependencies, shell scripts.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+packaging/dev/prerequisites.sh ci
+export PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+
+echo "== formatting"
+cargo fmt --all --check
+
+echo "== shell scripts"
+{ git ls-files -z -- '*.sh' .ci/run debian/*.postrm; } | xargs -0 shellcheck
+
+echo "== dependencies"
+# The licences, sources and duplicates need the lock file alone. The advisories need a database from
+# GitHub: where that cannot be fetched, this says so and goes on, for it is no fault of the source.
+cargo deny --locked --offline check --hide-inclusion-graph bans licenses sources
+if curl --silent --head --fail --max-time 10 --output /dev/null https://github.com/rustsec/advisory-db; then
+    cargo deny --locked check --hide-inclusion-graph advisories
+else
+    echo "advisories NOT CHECKED: https://github.com/rustsec/advisory-db cannot be reached from here"
+fi
+
+echo "== clippy"
+cargo clippy --locked --quiet --workspace --all-targets -- -D warnings
