@@ -162,7 +162,7 @@ fn judge(
         let reason = watch.reason.as_ref().or(watch.last_error.as_ref());
         let reason = reason.map_or_else(|| format!("packer ended with {}", ended.status), Clone::clone);
         return Err(match watch.phase() {
-            Some(Phase::Seal) => ("the image is not sealed".to_owned(), tail()),
+            Some(Phase::Seal) => not_sealed(&tail()),
             Some(Phase::Gate) => ("the gate did not come to its end".to_owned(), tail()),
             Some(Phase::Install | Phase::Provision) => (reason, tail()),
             _ => (reason, vec![]),
@@ -176,6 +176,15 @@ fn judge(
     match watch.images.iter().chain(&recorded).next() {
         Some((_, id)) => Ok(id.clone()),
         None => Err((format!("packer succeeded and named no image {}", plan.name), vec![])),
+    }
+}
+
+/// The agent's findings, one a line: `found RULE SENTENCE`.
+fn not_sealed(lines: &[String]) -> (String, Vec<String>) {
+    let findings: Vec<_> = lines.iter().filter(|line| line.starts_with("found ")).cloned().collect();
+    match findings.len() {
+        0 => ("the image cannot be sealed".to_owned(), lines.to_vec()),
+        count => (format!("the image is not sealed: {count} found that must not be in it"), findings),
     }
 }
 

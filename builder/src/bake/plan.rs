@@ -247,7 +247,8 @@ mod tests {
                 "./ ./50-image.yaml ./bake.env ./files/ ./files/0/ ./files/0/modules/ ./files/0/site.pp ./files/1 \
                  ./files.list ./provision/ ./provision/00 ./provision.list ./tests/ ./tests/a.bats ./tests/b.bats"
             );
-            let lists = ["files.list", "provision.list"].map(|name| fs::read_to_string(work.path().join("payload").join(name)).unwrap());
+            let lists = ["files.list", "provision.list"]
+                .map(|name| fs::read_to_string(work.path().join("payload").join(name)).unwrap());
             assert_eq!(lists, ["0\t/etc/kiln/puppet\n1\t/etc/motd\n", "00\tgolden.sh\n"]);
             if present("packer") && version::probe().is_ok() {
                 run(Tool::new("packer").args(["validate", files::TEMPLATE]).env("CHECKPOINT_DISABLE", "1"));
@@ -271,7 +272,12 @@ mod tests {
     #[test]
     fn the_newest_package_of_the_architecture_is_taken() {
         let folder = tempfile::tempdir().unwrap();
-        for (name, second) in [("kiln-agent_1_amd64.deb", 2), ("kiln-agent_2_amd64.deb", 1), ("kiln-agent_3_arm64.deb", 3), ("kiln_9_amd64.deb", 9)] {
+        for (name, second) in [
+            ("kiln-agent_1_amd64.deb", 2),
+            ("kiln-agent_2_amd64.deb", 1),
+            ("kiln-agent_3_arm64.deb", 3),
+            ("kiln_9_amd64.deb", 9),
+        ] {
             let file = fs::File::create(folder.path().join(name)).unwrap();
             file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(second)).unwrap();
         }

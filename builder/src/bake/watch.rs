@@ -102,8 +102,9 @@ impl Watch {
                 self.enter(*phase, detail, progress);
             }
         } else {
-            if self.phase == Some(Phase::Gate) && GATE_NOTES.iter().any(|start| text.starts_with(start)) {
-                progress.note(Phase::Gate, text);
+            let note = text.strip_prefix("kiln-agent: ").unwrap_or(text);
+            if self.phase == Some(Phase::Gate) && GATE_NOTES.iter().any(|start| note.starts_with(start)) {
+                progress.note(Phase::Gate, note);
             }
             self.keep(text);
         }

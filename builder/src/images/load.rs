@@ -122,7 +122,7 @@ mod tests {
     fn a_file_that_uses_every_key_is_read() {
         let file = load(
             "defaults: {target: here, owner: sre, environment: demo, region: eu-west-1, store: ebs, arch: arm64, \
-             ssh_username: debian, gate_timeout: 1h 30m, instance_type: t4g.large}\n\
+             ssh_username: debian, gate_timeout: 1h30m, instance_type: t4g.large}\n\
              images:\n  app:\n    layer: app\n    from: golden\n    role: web\n    version: 1.10\n    build: 007\n    \
              release: \"12\"\n    provision: golden.sh\n    files: [{source: puppet, destination: /etc/p}]\n    \
              tests: [app.bats]\n    gate_timeout: 90s\n    user_data: {write_files: [{path: /x, permissions: 0644}]}\n  \
@@ -153,9 +153,9 @@ mod tests {
             (app("share_with: []"), "kiln.yaml:6:5: error: images.app.share_with: unknown key"),
             (
                 app("gate_timeout: soon"),
-                "kiln.yaml:6:19: error: images.app.gate_timeout: not a length of time; write it as 90s, 20m or 1h",
+                "kiln.yaml:6:19: error: images.app.gate_timeout: a number is missing; write a duration as 90s, 20m, 1h30m or 500ms",
             ),
-            (app("gate_timeout: 0s"), "kiln.yaml:6:19: error: images.app.gate_timeout: not a length of time"),
+            (app("gate_timeout: 0s"), "kiln.yaml:6:19: error: images.app.gate_timeout: no time at all"),
             (
                 app("arch: sparc"),
                 "kiln.yaml:6:11: error: images.app.arch: unknown value; expected one of x86_64, arm64",

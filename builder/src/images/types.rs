@@ -226,7 +226,7 @@ impl<'de> Deserialize<'de> for From {
     }
 }
 
-/// A length of time such as `90s`, `20m` or `1h 30m`.
+/// A length of time such as `90s`, `20m` or `1h30m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timeout(pub Duration);
 
@@ -241,11 +241,11 @@ impl<'de> Deserialize<'de> for Timeout {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Timeout, E> {
-                let span = text.trim().parse::<jiff::SignedDuration>().ok();
-                span.and_then(|span| Duration::try_from(span).ok())
-                    .filter(|duration| duration.as_secs() > 0)
-                    .map(Timeout)
-                    .ok_or_else(|| de::Error::custom("not a length of time; write it as 90s, 20m or 1h"))
+                match kiln_schema::duration::parse(text) {
+                    Ok(span) if span.is_zero() => Err(de::Error::custom("no time at all")),
+                    Ok(span) => Ok(Timeout(span)),
+                    Err(why) => Err(de::Error::custom(why)),
+                }
             }
         }
         deserializer.deserialize_string(Text)

@@ -214,7 +214,7 @@ mod tests {
         let (ended, mut said) = run("echo one; echo two >&2; printf 'b\\377d'; echo $COLOUR$HOME >&2; exit 3", nothing);
         said.sort();
         assert_eq!((ended.status.code(), ended.stopped_by), (Some(3), None));
-        assert_eq!(said, ["b\u{fffd}d", "blue", "one", "two"]);
+        assert_eq!(said, ["blue", "b\u{fffd}d", "one", "two"]);
 
         let (ended, said) = run("sleep 300 & echo child $!; echo end", nothing);
         assert!(ended.status.success());
