@@ -17,6 +17,9 @@ use crate::report::{self, Report};
 use crate::stage::{Runner, Step};
 use crate::system::{FileOptions, System};
 
+/// What handlers that tell how the boot went have at least, over the stage's allowance.
+const TELLING: Duration = Duration::from_secs(120);
+
 /// How long a stage may take: `local` holds up the network, `init` may wait for a metadata service,
 /// `final` installs and converges.
 fn allowance(stage: Stage) -> Duration {
@@ -110,6 +113,9 @@ fn run_handlers(
     let context = Context::new(system.clone(), Arc::new(instance), root.clone(), scripts.into(), report.clone());
     let mut runner = Runner::new(context, report.clone(), stage, deadline);
     for turn in turns(system, stage, &root) {
+        if turn.tells() {
+            runner.reserve(TELLING);
+        }
         runner.step(&turn.step())?;
     }
     Ok(())
@@ -134,6 +140,10 @@ pub enum Turn {
 }
 
 impl Turn {
+    fn tells(&self) -> bool {
+        matches!(self, Turn::BuiltIn(handler) if handler.tells)
+    }
+
     fn step(&self) -> Step<'_> {
         match self {
             Turn::BuiltIn(handler) => Step {

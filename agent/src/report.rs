@@ -105,15 +105,8 @@ impl Report {
     /// # Errors
     /// When /run cannot be written.
     pub fn finish(&self) -> io::Result<()> {
-        let whole = |status: &Status, stage| status.stages.iter().any(|s| s.name == stage && s.finished.is_some());
         let status = self.snapshot();
-        let cut_short = Stage::ALL.into_iter().filter(|stage| !whole(&status, *stage));
-        let findings = cut_short.map(|stage| {
-            let message =
-                format!("the {} stage did not run to its end; `journalctl -u kiln-{0}` tells why", stage.name());
-            Diagnostic::error("boot", message)
-        });
-        self.diagnostics(findings.collect())?;
+        self.diagnostics(cut_short(&status))?;
         self.close()?;
         let Some(id) = &status.instance_id else { return Ok(()) };
         let mut text = serde_json::to_vec(&self.snapshot())?;
@@ -137,6 +130,34 @@ impl Report {
         // A handler that panicked while it held the lock left a whole status behind: fields are set one by one.
         self.status.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// The errors of stages that did not run to their end.
+fn cut_short(status: &Status) -> Vec<Diagnostic> {
+    let whole = |stage| status.stages.iter().any(|s| s.name == stage && s.finished.is_some());
+    let cut_short = Stage::ALL.into_iter().filter(|stage| !whole(*stage));
+    let finding = |stage: Stage| {
+        let message = format!("the {} stage did not run to its end; `journalctl -u kiln-{0}` tells why", stage.name());
+        Diagnostic::error("boot", message)
+    };
+    cut_short.map(finding).collect()
+}
+
+/// The status as it will stand if the handler `last` ends well now and is the last of the boot.
+pub fn foretold(mut status: Status, last: &str) -> Status {
+    let end = now();
+    if let Some(own) = status.handlers.iter_mut().find(|handler| handler.name == last) {
+        own.outcome = OutcomeKind::Ok;
+        let began = own.started.parse().unwrap_or(end);
+        own.duration_ms = end.duration_since(began).as_millis().try_into().unwrap_or(0);
+    }
+    for stage in status.stages.iter_mut().filter(|stage| stage.name == Stage::Final) {
+        stage.finished = Some(end.to_string());
+    }
+    status.diagnostics.extend(cut_short(&status));
+    status.state = status.verdict();
+    status.finished = Some(end.to_string());
+    status
 }
 
 /// The status file as it stands, if there is one that can be read.

@@ -125,6 +125,11 @@ impl Runner {
         self.report.handler(report)
     }
 
+    /// Leaves the handlers that are still to come at least so much time.
+    pub fn reserve(&mut self, time: Duration) {
+        self.deadline = self.deadline.max(Instant::now() + time);
+    }
+
     fn journal_of(&mut self, frequency: Frequency) -> &mut Journal {
         if frequency == Frequency::Once { &mut self.once } else { &mut self.journal }
     }
@@ -277,6 +282,28 @@ mod tests {
         assert_eq!(handlers[1].outcome, OutcomeKind::Ok);
         let word = System::new(tree.path()).read_text(paths::DATA.to_owned() + "/panics").unwrap();
         assert_eq!(word, "failed\n");
+    }
+
+    #[test]
+    fn a_stage_that_used_up_its_time_leaves_some_to_those_that_tell() {
+        let tree = tempfile::tempdir().unwrap();
+        let context = Context::for_test(tree.path(), "{}");
+        let report = Report::begin(&context.system);
+        let mut runner = Runner::new(context, report.clone(), Stage::Final, Instant::now());
+        let step = |name| {
+            let run = || Runnable { best_effort: true, timeout: Duration::from_secs(30), work: Box::new(|_| good()) };
+            Step {
+                name,
+                frequency: Boot,
+                prepare: Box::new(move |_: &Node| Prepared { diagnostics: Vec::new(), run: Some(run()) }),
+            }
+        };
+        runner.step(&step("late")).unwrap();
+        runner.reserve(Duration::from_secs(30));
+        runner.step(&step("tells")).unwrap();
+        let handlers = report.snapshot().handlers;
+        assert_eq!(handlers[0].reason.as_deref(), Some("timeout"));
+        assert_eq!(handlers[1].outcome, OutcomeKind::Ok);
     }
 
     #[test]

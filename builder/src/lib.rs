@@ -1,5 +1,9 @@
 //! The builder.
 
+pub mod aws;
+pub mod bake;
 pub mod cli;
 pub mod deb;
+pub mod images;
+pub mod packer;
 pub mod system;

@@ -45,14 +45,19 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(total))
 }
 
-/// A span as a person reads it: `840ms`, `1.83s`, `2m 5s`, `1h 30m`; for reports, not for [`parse`].
+/// A span as a person reads it: `840ms`, `1.83s`, `2m 5s`, `1h 30m`, `20m`; for reports, not for [`parse`].
 pub fn show(span: Duration) -> String {
     let seconds = span.as_secs();
-    match seconds {
-        0 => format!("{}ms", span.as_millis()),
-        1..60 => format!("{}.{:02}s", seconds, span.subsec_millis() / 10),
-        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
-        _ => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),
+    let with = |large: u64, unit: &str, small: u64, below: &str| match small {
+        0 => format!("{large}{unit}"),
+        _ => format!("{large}{unit} {small}{below}"),
+    };
+    match (seconds, span.subsec_millis() / 10) {
+        (0, _) => format!("{}ms", span.as_millis()),
+        (1..60, 0) => format!("{seconds}s"),
+        (1..60, hundredths) => format!("{seconds}.{hundredths:02}s"),
+        (60..3600, _) => with(seconds / 60, "m", seconds % 60, "s"),
+        _ => with(seconds / 3600, "h", seconds % 3600 / 60, "m"),
     }
 }
 
@@ -99,9 +104,16 @@ mod tests {
 
     #[test]
     fn spans_are_shown_with_two_figures_that_matter() {
-        for (milliseconds, text) in
-            [(0, "0ms"), (840, "840ms"), (1834, "1.83s"), (59_999, "59.99s"), (125_000, "2m 5s"), (5_400_000, "1h 30m")]
-        {
+        for (milliseconds, text) in [
+            (0, "0ms"),
+            (1000, "1s"),
+            (1_200_000, "20m"),
+            (840, "840ms"),
+            (1834, "1.83s"),
+            (59_999, "59.99s"),
+            (125_000, "2m 5s"),
+            (5_400_000, "1h 30m"),
+        ] {
             assert_eq!(show(Duration::from_millis(milliseconds)), text);
         }
     }

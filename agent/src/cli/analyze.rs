@@ -26,8 +26,8 @@ const LONGEST_MS: u64 = 31_536_000_000;
   1  the status cannot be read, or nothing has run at this boot
  64  the command line cannot be understood")]
 pub struct Args {
-    /// For a person, or the numbers for a program
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    /// Print `text` for a person, or `json`, the numbers, for a program
+    #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true)]
     format: Format,
 }
 

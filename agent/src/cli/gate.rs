@@ -1,27 +1,18 @@
 //! `kiln-agent gate`.
 
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
 use kiln_schema::duration;
 use kiln_schema::gate::{Report, Verdict};
 
+use super::print::{Format, complain, say, say_json};
 use crate::gate;
 use crate::system::System;
 
 /// Exit code when something failed.
 const FAILED: u8 = 1;
-
-/// For whom the verdict is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For a person
-    Text,
-    /// For a program
-    Json,
-}
 
 /// Arguments of `gate`.
 #[derive(Debug, ClapArgs)]
@@ -49,21 +40,17 @@ pub fn run(system: &System, args: &Args) -> ExitCode {
     let report = args.report.trim_end_matches('/');
     let report = if report.is_empty() { "/" } else { report }.to_owned();
     let options = gate::Options { timeout: args.timeout, tests: args.tests.clone(), report };
-    let tell = |line: &str| {
-        let _ = writeln!(std::io::stderr(), "{line}");
-    };
-    match gate::run(system, &options, &tell) {
+    match gate::run(system, &options, &complain) {
         Ok(report) => {
-            let text = match args.format {
-                Format::Text => text(&report),
-                Format::Json => serde_json::to_string_pretty(&report).unwrap_or_default() + "\n",
-            };
-            let _ = std::io::stdout().write_all(text.as_bytes());
+            match args.format {
+                Format::Text => say(&text(&report)),
+                Format::Json => say_json(&report),
+            }
             if report.verdict == Verdict::Passed { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
         }
         Err(error) => {
             let root = if error.kind() == std::io::ErrorKind::PermissionDenied { "; run it as root" } else { "" };
-            let _ = writeln!(std::io::stderr(), "kiln-agent: the gate cannot tell what it finds: {error}{root}");
+            complain(&format!("the gate cannot tell what it finds: {error}{root}"));
             ExitCode::from(FAILED)
         }
     }

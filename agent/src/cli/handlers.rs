@@ -14,8 +14,8 @@ use crate::system::System;
 /// Arguments of `handlers`.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// For a person, or a list of objects for a program
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    /// Print `text` for a person, or `json`, a list of objects, for a program
+    #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true)]
     format: Format,
 }
 

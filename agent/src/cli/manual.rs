@@ -1,7 +1,6 @@
 //! Manual pages and shell completions, for whoever packages the program. They come from the same
 //! definitions as the command line, so they cannot fall behind it.
 
-use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,6 +8,7 @@ use clap::{Args as ClapArgs, CommandFactory};
 use clap_complete::Shell;
 
 use super::Cli;
+use super::print::say;
 
 /// Arguments of `man`.
 #[derive(Debug, ClapArgs)]
@@ -40,6 +40,8 @@ pub fn pages(args: &ManArgs) -> ExitCode {
 pub fn completions(args: &CompletionsArgs) -> ExitCode {
     let mut command = Cli::command();
     let name = command.get_name().to_owned();
-    clap_complete::generate(args.shell, &mut command, name, &mut io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command, name, &mut script);
+    say(&String::from_utf8_lossy(&script));
     ExitCode::SUCCESS
 }

@@ -45,6 +45,10 @@ pub enum Command {
     Boot(boot::Args),
     /// Do one piece of work outside a boot
     Run(run::Args),
+    /// In a bake: wait for the agent, test the instance, and say whether it may become an image
+    Gate(gate::Args),
+    /// In a bake: remove what must not be in an image, such as keys, identities and logs
+    Seal(seal::Args),
     /// Tell how this boot stands, or wait for its end
     Status(status::Args),
     /// Check user-data without running it
@@ -59,10 +63,6 @@ pub enum Command {
     Analyze(analyze::Args),
     /// Forget what ran, so that the next boot runs everything again
     Clean(clean::Args),
-    /// In a bake: wait for the agent, test the instance, and say whether it may become an image
-    Gate(gate::Args),
-    /// In a bake: remove what must not be in an image, such as keys, identities and logs
-    Seal(seal::Args),
     /// Write the manual pages into a folder
     #[command(hide = true)]
     Man(manual::ManArgs),
@@ -98,6 +98,8 @@ pub fn run(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Boot(args) => boot::run(&system, &args),
         Command::Run(args) => run::run(&system, &args),
+        Command::Gate(args) => gate::run(&system, &args),
+        Command::Seal(args) => seal::run(&system, &args),
         Command::Status(args) => status::run(&system, &args),
         Command::Validate(args) => validate::run(&system, &args),
         Command::Plan(args) => plan::run(&system, &args),
@@ -105,8 +107,6 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Schema => schema::run(&system),
         Command::Analyze(args) => analyze::run(&system, &args),
         Command::Clean(args) => clean::run(&system, &args),
-        Command::Gate(args) => gate::run(&system, &args),
-        Command::Seal(args) => seal::run(&system, &args),
         Command::Man(args) => manual::pages(&args),
         Command::Completions(args) => manual::completions(&args),
     }

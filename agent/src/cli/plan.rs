@@ -31,8 +31,8 @@ pub struct Args {
     /// User-data to lay over this machine's /etc/kiln; - is standard input, and without it the
     /// user-data that this machine was started with
     file: Option<PathBuf>,
-    /// For a person, or the whole plan for a program
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    /// Print `text` for a person, or `json`, the whole plan, for a program
+    #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true)]
     format: Format,
 }
 

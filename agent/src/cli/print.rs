@@ -102,7 +102,8 @@ fn limited(reader: impl Read, name: &str) -> Result<Vec<u8>, String> {
 /// The system's reason as a person reads it, without its number.
 pub fn reason(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => "there is no such file".to_owned(),
+        io::ErrorKind::IsADirectory => "it is a folder".to_owned(),
         io::ErrorKind::PermissionDenied => "permission denied; run it as root".to_owned(),
         _ => error.to_string(),
     }

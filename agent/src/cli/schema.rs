@@ -72,12 +72,16 @@ fn collect(schema: Schema, keys: &[&str], properties: &mut Map<String, Json>) {
 /// list of one, and nothing at all for everything.
 fn relax(schema: &mut Json) {
     let Some(object) = schema.as_object_mut() else { return };
+    // Wider choices overlap, and "exactly one" would refuse what two of them take.
+    if let Some(choices) = object.remove("oneOf") {
+        object.insert("anyOf".to_owned(), choices);
+    }
     for (keyword, below) in object.iter_mut() {
         match (keyword.as_str(), below) {
             ("properties" | "patternProperties" | "$defs", Json::Object(schemas)) => {
                 schemas.values_mut().for_each(relax);
             }
-            ("anyOf" | "oneOf" | "allOf" | "prefixItems", Json::Array(schemas)) => schemas.iter_mut().for_each(relax),
+            ("anyOf" | "allOf" | "prefixItems", Json::Array(schemas)) => schemas.iter_mut().for_each(relax),
             ("items" | "additionalProperties", schema) => relax(schema),
             _ => {}
         }
@@ -181,6 +185,9 @@ mod tests {
         let truth = relaxed(json!({"type": "boolean"}));
         assert_eq!(truth["type"], json!(["boolean", "null", "string"]));
         assert!(truth["pattern"].as_str().unwrap().contains("[Yy]es"));
+        let command = relaxed(json!({"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}));
+        assert!(command["oneOf"].is_null());
+        assert_eq!(command["anyOf"][0], command["anyOf"][1]["anyOf"][1]);
         let list = relaxed(json!({"type": "array", "items": {"type": "integer"}, "description": "Ports"}));
         assert_eq!(list["description"], "Ports");
         assert_eq!(list["anyOf"][0]["items"], list["anyOf"][1]);

@@ -1,13 +1,12 @@
 //! `kiln-agent seal`.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Args as ClapArgs;
 use kiln_schema::gate::Verdict;
 
 use super::USAGE;
-use super::gate::Format;
+use super::print::{Format, complain, say, say_json};
 use crate::seal::{self, Options, Report};
 use crate::system::System;
 
@@ -35,16 +34,15 @@ pub struct Args {
 /// Takes out of the machine what must not be in its image.
 pub fn run(system: &System, args: &Args) -> ExitCode {
     if let Err(sentence) = seal::check_skips(&args.skip) {
-        let _ = writeln!(std::io::stderr(), "kiln-agent: {sentence}");
+        complain(&sentence);
         return ExitCode::from(USAGE);
     }
     let options = Options { seal: !args.verify_only, verify: args.verify || args.verify_only, skip: args.skip.clone() };
     let report = seal::run(system, &options);
-    let text = match args.format {
-        Format::Text => text(&report),
-        Format::Json => serde_json::to_string_pretty(&report).unwrap_or_default() + "\n",
-    };
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    match args.format {
+        Format::Text => say(&text(&report)),
+        Format::Json => say_json(&report),
+    }
     if report.verdict == Verdict::Passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

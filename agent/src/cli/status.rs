@@ -33,8 +33,8 @@ pub struct Args {
     /// How long --wait waits at most, such as 90s, 20m or 1h30m
     #[arg(long, value_name = "TIME", default_value = "20m", requires = "wait", value_parser = duration::parse)]
     timeout: Duration,
-    /// For a person, or the whole status file for a program
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    /// Print `text` for a person, or `json`, the whole status file, for a program
+    #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true)]
     format: Format,
 }
 
@@ -66,7 +66,10 @@ pub fn run(system: &System, args: &Args) -> ExitCode {
     if late && !status.state.is_final() {
         let doing = status.handlers.iter().find(|handler| handler.outcome == OutcomeKind::Running);
         let doing = doing.map_or(String::new(), |handler| format!("; {} is running", handler.name));
-        complain(&format!("the boot had not ended after {}{doing}", duration::show(args.timeout)));
+        complain(&format!(
+            "the boot had not ended after {}{doing}; `journalctl -t kiln-agent` tells more",
+            duration::show(args.timeout)
+        ));
         return ExitCode::from(DEADLINE);
     }
     ExitCode::from(status.state.exit_code())

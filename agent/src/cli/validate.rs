@@ -27,8 +27,8 @@ pub struct Args {
     /// Count unknown keys as errors, as `kiln: {strict: true}` does
     #[arg(long)]
     strict: bool,
-    /// For a person, or all findings for a program
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    /// Print `text` for a person, or `json`, all findings, for a program
+    #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true)]
     format: Format,
 }
 

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kiln_schema::status::Reason;
 use serde_json::{Map, Value as Json};
 use tokio::task::JoinSet;
 
@@ -82,7 +83,7 @@ async fn read(imds: Imds) -> Result<Instance, Error> {
     let metadata = tree(&imds).await?;
     let mut instance = instance(&document, metadata).ok_or_else(|| {
         let message = format!("the metadata service at {} tells no instance id", imds.base());
-        Error { reason: kiln_schema::status::Reason::Refused, message, status: None, body: String::new() }
+        Error::new(Reason::Refused, message)
     })?;
     instance.user_data = user_data;
     Ok(instance)
@@ -151,7 +152,7 @@ async fn tree(imds: &Arc<Imds>) -> Result<Json, Error> {
             });
         }
         let Some(joined) = running.join_next().await else { return Ok(root) };
-        let Ok((path, body)) = joined else { continue };
+        let (path, body) = joined.map_err(|e| Error::new(Reason::Panicked, format!("a bug in this source: {e}")))?;
         // What is listed and not there came or went meanwhile.
         let Some(body) = body? else { continue };
         let text = String::from_utf8_lossy(&body);
@@ -303,7 +304,7 @@ mod tests {
             _ => answer(200, "x"),
         });
         let began = Instant::now();
-        let imds = Imds::at(&server.url(""), began + Duration::from_millis(800));
+        let imds = Imds::at(&server.url(""), began + Duration::from_secs(3));
         let error = Engine::new().unwrap().run(read(imds)).unwrap_err();
         assert!(began.elapsed() < Duration::from_secs(10));
         assert!(error.message.contains("/latest/meta-data/instance-id: no answer within"), "{}", error.message);

@@ -59,7 +59,7 @@ fn look(system: &System, options: &Options, draft: &Draft, tell: &(dyn Fn(&str) 
     })?;
     draft.add(status::check(&waited, options.timeout));
     draft.doing("it looked at puppet's last run".to_owned());
-    draft.add(puppet::check(system, waited.status.as_ref()));
+    draft.add(puppet::check(system, waited.status.as_ref().ok()));
     let done = waited.is_done();
     if options.tests.is_empty() {
         draft.add(skipped(tests::NAME, "no tests were asked for"));
@@ -74,7 +74,7 @@ fn look(system: &System, options: &Options, draft: &Draft, tell: &(dyn Fn(&str) 
         draft.add(skipped(tests::NAME, "the agent is not done, so there is nothing finished to test"));
     }
     draft.doing("it collected its evidence".to_owned());
-    evidence::collect(system, &options.report, waited.status.as_ref())
+    evidence::collect(system, &options.report, waited.status.as_ref().ok())
 }
 
 fn passed(name: &str, message: impl Into<String>) -> Check {

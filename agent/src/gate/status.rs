@@ -14,17 +14,17 @@ const NAME: &str = "status";
 /// Judges how the wait for the agent ended.
 pub fn check(waited: &Waited, timeout: Duration) -> Check {
     match &waited.status {
-        Some(status) if waited.finished => match cause(status) {
+        Err(unreadable) => failed(NAME, format!("the agent's status cannot be read: {unreadable}")),
+        Ok(status) if waited.finished => match cause(status) {
             None => passed(NAME, format!("done; {}", what_ran(status))),
             Some(cause) => failed(NAME, cause),
         },
-        status => {
-            let doing = doing_since(status.as_ref(), now());
-            let hint = match status {
-                None => "; see `systemctl status kiln-local kiln-init kiln-final`",
-                Some(_) => "",
+        Ok(status) => {
+            let hint = match status.state {
+                State::NotStarted => "; `systemctl status kiln-local kiln-init kiln-final` tells why",
+                _ => "",
             };
-            let time = spelled(timeout);
+            let (time, doing) = (spelled(timeout), doing_since(status, now()));
             failed(NAME, format!("the agent did not finish within {time}: {doing}{hint}"))
         }
     }
@@ -87,7 +87,8 @@ mod tests {
         status
     }
 
-    fn judged(status: Option<Status>, finished: bool) -> (CheckOutcome, String) {
+    fn judged(status: Status, finished: bool) -> (CheckOutcome, String) {
+        let status = Ok(status);
         let check = check(&Waited { status, finished }, Duration::from_secs(1200));
         (check.outcome, check.message)
     }
@@ -95,7 +96,7 @@ mod tests {
     #[test]
     fn only_done_passes() {
         let good = status(State::Done, &[("hostname", OutcomeKind::Ok, None), ("puppet", OutcomeKind::Skipped, None)]);
-        assert_eq!(judged(Some(good), true), (CheckOutcome::Passed, "done; 1 handlers ok, 1 skipped".into()));
+        assert_eq!(judged(good, true), (CheckOutcome::Passed, "done; 1 handlers ok, 1 skipped".into()));
         let puppet = &[("puppet", OutcomeKind::Failed, Some("2 of 12 resources failed"))];
         let home = &[("phone_home", OutcomeKind::Failed, Some("refused"))];
         let mut bad_document = status(State::Failed, &[]);
@@ -111,19 +112,19 @@ mod tests {
                 "the status says done while handler runcmd is still running",
             ),
         ] {
-            assert_eq!(judged(Some(status), true), (CheckOutcome::Failed, cause.into()));
+            assert_eq!(judged(status, true), (CheckOutcome::Failed, cause.into()));
         }
-        assert!(judged(Some(status(State::Disabled, &[])), true).1.starts_with("the agent is disabled"));
+        assert!(judged(status(State::Disabled, &[]), true).1.starts_with("the agent is disabled"));
     }
 
     #[test]
     fn an_agent_that_never_finishes_is_told_with_what_it_was_at() {
-        let (outcome, message) = judged(Some(status(State::Running, &[("runcmd", OutcomeKind::Running, None)])), false);
+        let (outcome, message) = judged(status(State::Running, &[("runcmd", OutcomeKind::Running, None)]), false);
         assert_eq!(outcome, CheckOutcome::Failed);
         let expected = "the agent did not finish within 20m: final stage, handler runcmd has been running for ";
         assert!(message.starts_with(expected), "{message}");
-        let (_, message) = judged(None, false);
-        assert!(message.starts_with("the agent did not finish within 20m: it has not started; see `systemctl"));
+        let (_, message) = judged(Status::new("0", "boot"), false);
+        assert!(message.starts_with("the agent did not finish within 20m: it has not started; `systemctl"));
     }
 
     #[test]

@@ -12,8 +12,8 @@ use crate::system::System;
 
 /// How the wait ended.
 pub struct Waited {
-    /// The status at the end; none if there is no file.
-    pub status: Option<Status>,
+    /// The status at the end, or why there is none to be read.
+    pub status: Result<Status, String>,
     /// The state is final; otherwise the time was over.
     pub finished: bool,
 }
@@ -21,7 +21,7 @@ pub struct Waited {
 impl Waited {
     /// Everything ran and nothing failed.
     pub fn is_done(&self) -> bool {
-        self.finished && self.status.as_ref().is_some_and(|status| status.state == State::Done)
+        self.finished && self.status.as_ref().is_ok_and(|status| status.state == State::Done)
     }
 }
 
@@ -31,35 +31,37 @@ impl Waited {
 /// When the status cannot be watched.
 pub fn for_the_agent(system: &System, timeout: Duration, tell: &mut dyn FnMut(&str)) -> io::Result<Waited> {
     let mut told = String::new();
-    let finished = system.wait_for(paths::RUN, Instant::now() + timeout, |system| {
-        let status = report::current(system).ok();
-        if status.as_ref().is_some_and(|status| status.state.is_final()) {
-            return true;
+    let is_final = |system: &System| match report::current(system) {
+        Ok(status) if !status.state.is_final() => {
+            let doing = doing(&status);
+            if doing != told {
+                tell(&doing);
+                told = doing;
+            }
+            false
         }
-        let doing = doing(status.as_ref());
-        if doing != told {
-            tell(&doing);
-            told = doing;
-        }
-        false
-    })?;
-    Ok(Waited { status: report::current(system).ok(), finished })
+        // The file is only ever replaced as a whole: one that cannot be read now never can.
+        Ok(_) | Err(_) => true,
+    };
+    // An agent that is killed wakes the wait as well: the kernel lets go of its lock.
+    let finished = system.wait_for(paths::RUN, Instant::now() + timeout, is_final)?;
+    Ok(Waited { status: report::current(system), finished })
 }
 
 /// What the agent is at: `final stage, handler runcmd`.
-pub fn doing(status: Option<&Status>) -> String {
-    let Some((status, stage)) = status.and_then(|status| Some((status, status.stage?))) else {
+pub fn doing(status: &Status) -> String {
+    let Some(stage) = status.stage else {
         return "it has not started".to_owned();
     };
     match running(status) {
         Some(handler) => format!("{} stage, handler {}", stage.name(), handler.name),
-        None => format!("{} stage, between handlers", stage.name()),
+        None => format!("{} stage, no handler is running", stage.name()),
     }
 }
 
 /// The same with how long the handler has been running, for the sentence that tells why the wait was given up.
-pub fn doing_since(status: Option<&Status>, now: Timestamp) -> String {
-    let since = status.and_then(running).and_then(|handler| handler.started.parse::<Timestamp>().ok());
+pub fn doing_since(status: &Status, now: Timestamp) -> String {
+    let since = running(status).and_then(|handler| handler.started.parse::<Timestamp>().ok());
     match since.and_then(|since| Duration::try_from(now.duration_since(since)).ok()) {
         Some(time) => {
             let time = Duration::from_secs(time.as_secs());
@@ -76,6 +78,7 @@ fn running(status: &Status) -> Option<&HandlerReport> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::system::FileOptions;
     use kiln_schema::status::Stage;
 
     fn running_since(started: &str) -> Status {
@@ -100,22 +103,24 @@ mod tests {
     fn the_sentence_names_stage_handler_and_time() {
         let now: Timestamp = "2026-01-01T00:20:05Z".parse().unwrap();
         let status = running_since("2026-01-01T00:00:00Z");
-        assert_eq!(doing_since(Some(&status), now), "final stage, handler runcmd has been running for 20m 5s");
+        assert_eq!(doing_since(&status, now), "final stage, handler runcmd has been running for 20m 5s");
         // A clock that was set back in between, or a start that nobody can read, is left out.
-        assert_eq!(doing_since(Some(&running_since("2027-01-01T00:00:00Z")), now), "final stage, handler runcmd");
-        assert_eq!(doing_since(Some(&running_since("noon")), now), "final stage, handler runcmd");
-        assert_eq!(doing_since(None, now), "it has not started");
-        assert_eq!(doing(Some(&Status::new("0", "b"))), "it has not started");
+        assert_eq!(doing_since(&running_since("2027-01-01T00:00:00Z"), now), "final stage, handler runcmd");
+        assert_eq!(doing_since(&running_since("noon"), now), "final stage, handler runcmd");
+        assert_eq!(doing_since(&Status::new("0", "b"), now), "it has not started");
     }
 
     #[test]
     fn a_wait_ends_with_the_status_or_with_the_time() {
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
+        let lock = system.lock(paths::LOCK).unwrap();
+        assert!(lock.is_some(), "this test is the agent");
         let report = report::Report::begin(&system);
         let mut told = Vec::new();
         let status = running_since("2026-01-01T00:00:00Z");
-        report.update(|own| own.clone_from(&status)).unwrap();
+        let boot_id = system.boot_id();
+        report.update(|own| own.clone_from(&Status { boot_id, ..status })).unwrap();
         let waited = for_the_agent(&system, Duration::from_millis(50), &mut |line| told.push(line.to_owned())).unwrap();
         assert!(!waited.finished && !waited.is_done());
         assert_eq!(told, ["final stage, handler runcmd"]);
@@ -123,5 +128,17 @@ mod tests {
         let waited = for_the_agent(&system, Duration::from_secs(20), &mut |_| {}).unwrap();
         writer.join().unwrap();
         assert!(waited.is_done());
+    }
+
+    #[test]
+    fn nothing_is_waited_for_where_nothing_will_come() {
+        let tree = tempfile::tempdir().unwrap();
+        let system = System::new(tree.path());
+        system.write(paths::DISABLED, "", FileOptions::default()).unwrap();
+        let waited = for_the_agent(&system, Duration::from_secs(20), &mut |_| {}).unwrap();
+        assert!(waited.finished && waited.status.unwrap().state == State::Disabled);
+        system.write(paths::STATUS, "{", FileOptions::default()).unwrap();
+        let waited = for_the_agent(&system, Duration::from_secs(20), &mut |_| {}).unwrap();
+        assert!(waited.finished && waited.status.unwrap_err().contains(paths::STATUS));
     }
 }

@@ -52,6 +52,7 @@ pub struct Hosts;
 pub struct Config {
     /// `true` or `template`: write the whole file from a template. `localhost`: keep the file and add
     /// a line for this machine. `false`, as without the key: leave it alone.
+    #[schemars(extend("type" = ["boolean", "string", "null"]))]
     manage_etc_hosts: Option<String>,
 }
 

@@ -50,11 +50,11 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<ssh_authorized_keys::SshAuthorizedKeys>(),
     Entry::of::<ssh_host_keys::SshHostKeys>(),
     Entry::of::<templates::Templates>(),
+    Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
     Entry::of::<write_files::WriteFilesDeferred>(),
     Entry::of::<puppet::Handle>(),
     Entry::of::<runcmd::Runcmd>(),
     Entry::of::<scripts::Scripts>(),
-    Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
     Entry::of::<route53::Route53>(),
     Entry::of::<phone_home::PhoneHome>(),
 ];

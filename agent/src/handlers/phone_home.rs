@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
-use kiln_schema::status::{OutcomeKind, Reason, Stage, Status};
+use kiln_schema::status::{Reason, Stage};
 use kiln_schema::yaml::Each;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -18,7 +18,7 @@ use sha2::Sha256;
 use super::{Failure, Frequency, Handled, Handler, Outcome};
 use crate::context::Context;
 use crate::net::{Backoff, Client, Engine, Policy, Request};
-use crate::report::instance_folder;
+use crate::report::{foretold, instance_folder};
 use crate::system::{FileOptions, now};
 use crate::template;
 
@@ -183,7 +183,7 @@ impl Handler for PhoneHome {
         let variables = template::variables(context);
         let (content_type, body) = match keys.format {
             Format::Form => ("application/x-www-form-urlencoded", form(&keys.post, context, &variables)),
-            Format::Json => ("application/json", whole(context.status_so_far())?),
+            Format::Json => ("application/json", whole(context)?),
         };
         let url = fill(&keys.url, &context.instance.id, &variables)?;
         let mut request = Request::post(&url, content_type, body.clone())?;
@@ -214,16 +214,8 @@ fn form(post: &[Field], context: &Context, variables: &serde_json::Value) -> Vec
     crate::net::form(fields.iter().map(|field| (field.name(), value(field)))).into_bytes()
 }
 
-/// The status as it will stand when this message has arrived.
-fn whole(mut status: Status) -> Result<Vec<u8>, Failure> {
-    let end = now();
-    if let Some(own) = status.handlers.iter_mut().find(|handler| handler.name == PhoneHome::NAME) {
-        own.outcome = OutcomeKind::Ok;
-        let began = own.started.parse().unwrap_or(end);
-        own.duration_ms = end.duration_since(began).as_millis().try_into().unwrap_or(0);
-    }
-    status.state = status.verdict();
-    status.finished = Some(end.to_string());
+fn whole(context: &Context) -> Result<Vec<u8>, Failure> {
+    let status = foretold(context.status_so_far(), PhoneHome::NAME);
     Ok(serde_json::to_vec(&status).map_err(std::io::Error::from)?)
 }
 
@@ -264,7 +256,7 @@ mod tests {
     use super::*;
     use crate::net::testing::{Received, Reply, Server, answer};
     use crate::system::System;
-    use kiln_schema::status::{HandlerReport, State};
+    use kiln_schema::status::{HandlerReport, OutcomeKind, State, Status};
     use std::time::Instant;
 
     /// A machine whose server answers so; its deadline is short.
@@ -330,6 +322,12 @@ mod tests {
             let machine = machine(|_, _| answer(204, ""));
             let mut context = machine.context("format: json");
             let report = crate::report::Report::begin(&context.system);
+            for stage in Stage::ALL {
+                report.stage_began(stage).unwrap();
+                if stage != Stage::Final {
+                    report.stage_ended(stage).unwrap();
+                }
+            }
             for (name, outcome) in [
                 ("puppet", if failed { OutcomeKind::Failed } else { OutcomeKind::Ok }),
                 ("phone_home", OutcomeKind::Running),
@@ -348,7 +346,7 @@ mod tests {
             assert_eq!(request.header("content-type"), Some("application/json"));
             let status: Status = serde_json::from_str(&request.body).unwrap();
             assert_eq!(status.state, state);
-            assert!(status.finished.is_some());
+            assert!(status.finished.is_some() && status.stages[2].finished.is_some());
             assert_eq!(status.handlers[1].outcome, OutcomeKind::Ok);
             assert_eq!(context.status_so_far().handlers[1].outcome, OutcomeKind::Running, "the file says what is true");
         }

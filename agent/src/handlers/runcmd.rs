@@ -61,17 +61,20 @@ impl Command {
 
 /// Runs the commands of a list in one shell.
 pub(super) fn run_list(context: &Context, name: &str, items: &[Node]) -> Handled {
+    run_in(context, &format!("{}/{name}", paths::RUN), name, items)
+}
+
+fn run_in(context: &Context, folder: &str, name: &str, items: &[Node]) -> Handled {
     let (commands, unusable) = read(name, items);
     if commands.is_empty() && unusable.is_empty() {
         return Ok(Outcome::Skipped(Reason::NothingToDo, "the list is empty".to_owned()));
     }
     let texts: Vec<_> = commands.iter().map(|c| (format!("command-{}", c.number), c.text.clone())).collect();
-    let folder = format!("{}/{name}", paths::RUN);
     let shell = context.command("/bin/sh").env("INSTANCE_ID", context.instance.id.clone());
-    let (steps, shell) = context.system.run_steps(shell, &folder, &texts)?;
-    let mut endings: Vec<_> = steps.into_iter().map(|step| Ok(without_files(step, &folder))).collect();
+    let (steps, shell) = context.system.run_steps(shell, folder, &texts)?;
+    let mut endings: Vec<_> = steps.into_iter().map(|step| Ok(without_files(step, folder))).collect();
     if endings.len() < commands.len() {
-        endings.push(shell.map(|shell| without_files(shell, &folder)));
+        endings.push(shell.map(|shell| without_files(shell, folder)));
     }
     let not_run = commands.len() - endings.len();
     let ran = commands.iter().zip(endings).map(|(command, ending)| Ran {
@@ -130,8 +133,8 @@ mod tests {
         let mut context = Context::for_test(tree.path(), user_data);
         // The commands need a machine with a shell; they touch nothing of it.
         context.system = System::new("/");
-        let name = format!("test-{:?}", std::thread::current().id()).replace(['(', ')'], "");
-        match run_list(&context, &name, items(&context.config, "runcmd"))? {
+        let folder = tree.path().join("commands");
+        match run_in(&context, folder.to_str().unwrap(), "runcmd", items(&context.config, "runcmd"))? {
             Outcome::Ok(detail) => Ok(detail.unwrap()),
             other => panic!("{other:?}"),
         }

@@ -20,6 +20,8 @@ use crate::system::System;
 
 /// The metadata service hands out credentials at once, or it was just not ready.
 const CREDENTIALS: Duration = Duration::from_secs(10);
+/// An instance without a role and a service that stumbles look the same to the SDK.
+const CREDENTIALS_TRIES: u32 = 4;
 
 /// Where a service is to be asked instead of at AWS: the environment's address for the service
 /// (`AWS_ENDPOINT_URL_EC2`), else for all of them.
@@ -72,11 +74,11 @@ pub async fn credentials(config: &SdkConfig, policy: &Policy) -> Result<Credenti
         Error::new(Reason::Refused, message)
     };
     let provider = config.credentials_provider().ok_or_else(none)?;
-    let policy = policy.per_try(CREDENTIALS);
+    let policy = policy.per_try(CREDENTIALS).tries(CREDENTIALS_TRIES);
     let attempt = || async {
         match provider.provide_credentials().await {
             Ok(credentials) => Verdict::Done(credentials),
-            Err(CredentialsError::CredentialsNotLoaded(_)) => Verdict::GiveUp(none()),
+            Err(CredentialsError::CredentialsNotLoaded(_)) => Verdict::Retry { cause: none(), after: None },
             Err(error) => {
                 let cause = std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
                 Verdict::Retry { cause: Error::new(Reason::Network, cause), after: None }

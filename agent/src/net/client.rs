@@ -8,7 +8,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION
 use reqwest::redirect;
 use reqwest::{Method, StatusCode, Url};
 
-use super::retry::{Policy, Verdict};
+use super::retry::{Policy, Verdict, connection_fault, root};
 use super::{Error, certificates};
 use crate::system::System;
 
@@ -143,11 +143,7 @@ impl Client {
             if answer.status < 300 {
                 return Ok(answer);
             }
-            let target = answer.headers.get(LOCATION).and_then(|l| l.to_str().ok()).unwrap_or_default();
-            let target = request.url.join(target).map_err(|_| Error::new(Reason::Refused, "a redirect to nowhere"));
-            let next = Request::new(Method::GET, target.map_err(|e| e.because(&name))?.as_str(), Vec::new())?;
-            // What proves who asks is for the server that was named, and for no other.
-            request = next.limit(request.limit);
+            request = redirected(&request, &answer).map_err(|e| e.because(&name))?;
         }
         Err(Error::new(Reason::Refused, format!("{}: more than {REDIRECTS} redirects", request.name())))
     }
@@ -176,6 +172,18 @@ impl Client {
     }
 }
 
+/// The request that a redirect asks for. Its headers stay behind: what proves who asks is for the
+/// server that was named, and for no other.
+fn redirected(request: &Request, answer: &Answer) -> Result<Request, Error> {
+    let target = answer.headers.get(LOCATION).and_then(|l| l.to_str().ok()).unwrap_or_default();
+    let target = request.url.join(target).map_err(|_| Error::new(Reason::Refused, "a redirect to nowhere"))?;
+    if request.url.scheme() == "https" && target.scheme() != "https" {
+        let message = format!("a redirect to {}, which anybody could have answered", hidden(target.as_str()));
+        return Err(Error::new(Reason::Refused, message));
+    }
+    Ok(Request::get(target.as_str())?.limit(request.limit))
+}
+
 async fn once(client: &reqwest::Client, request: &Request) -> Verdict<Answer> {
     let mut wire = reqwest::Request::new(request.method.clone(), request.url.clone());
     *wire.headers_mut() = request.headers.clone();
@@ -188,14 +196,7 @@ async fn once(client: &reqwest::Client, request: &Request) -> Verdict<Answer> {
             let message = format!("the answer is larger than {} bytes", request.limit);
             Verdict::GiveUp(Error::new(Reason::Refused, message))
         }
-        Err(Fault::Connection(error)) => {
-            let message = root(&error);
-            if message.contains("invalid peer certificate") && !message.contains("NotValidYet") {
-                let message = format!("the server's certificate is not trusted: {message}");
-                return Verdict::GiveUp(Error::new(Reason::Refused, message));
-            }
-            Verdict::Retry { cause: Error::new(Reason::Network, message), after: None }
-        }
+        Err(Fault::Connection(error)) => connection_fault(&error),
     }
 }
 
@@ -250,15 +251,6 @@ fn wait(value: &HeaderValue) -> Option<Duration> {
     }
     let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
     Duration::try_from(at.duration_since(jiff::Timestamp::now())).ok()
-}
-
-/// The cause at the bottom: the layers above it only repeat that something failed.
-fn root(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]
@@ -328,7 +320,7 @@ mod tests {
             2 => Reply::Stall("half"),
             _ => answer(200, "whole"),
         });
-        let policy = policy().per_try(Duration::from_millis(500));
+        let policy = policy().per_try(Duration::from_secs(2));
         assert_eq!(ask(Request::get(&server.url("/")), &policy).unwrap().body, b"whole");
         assert_eq!(server.received().len(), 4);
     }
@@ -378,6 +370,34 @@ mod tests {
         let post = Request::post(&server.url("/a"), "text/plain", b"x".to_vec());
         let error = ask(post, &policy()).unwrap_err();
         assert!(error.message.contains("HTTP 302 Found to /b, which a POST does not follow"), "{}", error.message);
+    }
+
+    #[test]
+    fn a_redirect_never_leads_out_of_https() {
+        for (from, to, then) in [
+            ("https://a/x", "/y", Ok("GET https://a/y")),
+            ("http://a/x", "https://b/y", Ok("GET https://b/y")),
+            (
+                "https://a/x",
+                "http://a/y?k=secret",
+                Err("a redirect to http://a/y?…, which anybody could have answered"),
+            ),
+            (
+                "https://a/x",
+                "file:///etc/shadow",
+                Err("a redirect to file:///etc/shadow, which anybody could have answered"),
+            ),
+            (
+                "http://a/x",
+                "file:///etc/shadow",
+                Err("`file:///etc/shadow` is not a URL: it must begin with http:// or https:// and a host"),
+            ),
+        ] {
+            let headers = HeaderMap::from_iter([(LOCATION, HeaderValue::from_static(to))]);
+            let answer = Answer { status: 302, body: Vec::new(), headers };
+            let next = redirected(&Request::get(from).unwrap(), &answer).map(|r| r.name()).map_err(|e| e.message);
+            assert_eq!(next.as_deref().map_err(String::as_str), then);
+        }
     }
 
     #[test]

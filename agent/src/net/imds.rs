@@ -59,7 +59,7 @@ impl Imds {
     #[cfg(test)]
     fn hasty(self) -> Self {
         let backoff = Backoff { base: Duration::from_millis(1), cap: Duration::from_millis(4) };
-        Imds { policy: self.policy.per_try(Duration::from_millis(500)).backoff(backoff), ..self }
+        Imds { policy: self.policy.per_try(Duration::from_secs(2)).backoff(backoff), ..self }
     }
 
     /// What is under a path below `/latest/`; none if the service has nothing there.
@@ -211,7 +211,7 @@ mod tests {
         let closed = format!("http://{}", closed_port());
         for (base, says) in [(server.url(""), "does not answer"), (closed, "cannot be reached")] {
             let began = Instant::now();
-            let imds = Imds::at(&base, began + Duration::from_millis(700));
+            let imds = Imds::at(&base, began + Duration::from_secs(2));
             let error = Engine::new().unwrap().run(imds.get("user-data")).unwrap_err();
             assert!(began.elapsed() < Duration::from_secs(10));
             assert!(error.message.contains(says), "{}", error.message);

@@ -46,7 +46,8 @@ pub struct Error {
 }
 
 impl Error {
-    fn new(reason: Reason, message: impl Into<String>) -> Self {
+    /// An error that no server sent.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Error { reason, message: message.into(), status: None, body: String::new() }
     }
 

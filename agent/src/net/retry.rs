@@ -23,6 +23,26 @@ pub enum Verdict<T> {
     },
 }
 
+/// What a fault below HTTP means: it may pass, but for a certificate that nobody here trusts.
+pub fn connection_fault<T>(error: &dyn std::error::Error) -> Verdict<T> {
+    let message = root(error);
+    // A certificate of the future is one of today as soon as the clock is set.
+    if message.contains("invalid peer certificate") && !message.contains("NotValidYet") {
+        let message = format!("the server's certificate is not trusted: {message}");
+        return Verdict::GiveUp(Error::new(Reason::Refused, message));
+    }
+    Verdict::Retry { cause: Error::new(Reason::Network, message), after: None }
+}
+
+/// The cause at the bottom: the layers above it only repeat that something failed.
+pub fn root(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
 /// Pauses between tries: any time up to a bound that doubles, so that a fleet that failed together
 /// does not come back together.
 #[derive(Clone, Copy, Debug)]
@@ -231,7 +251,7 @@ mod tests {
     #[test]
     fn a_try_that_the_deadline_cuts_short_does_not_hide_the_cause() {
         let tried = Cell::new(0);
-        let policy = Policy::until(Instant::now() + Duration::from_millis(300)).backoff(QUICK);
+        let policy = Policy::until(Instant::now() + Duration::from_secs(1)).backoff(QUICK);
         let attempt = || {
             tried.set(tried.get() + 1);
             let silent = tried.get() > 1;

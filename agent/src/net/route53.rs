@@ -7,7 +7,7 @@ use aws_sdk_route53::types as sdk;
 use kiln_schema::status::Reason;
 use serde::{Deserialize, Serialize};
 
-use super::retry::Verdict;
+use super::retry::{Verdict, connection_fault, root};
 use super::{Backoff, Engine, Error, Policy, aws};
 use crate::system::System;
 
@@ -231,14 +231,8 @@ where
         cause.status = Some(status);
         return if passing { Verdict::Retry { cause, after: None } } else { Verdict::GiveUp(cause) };
     }
-    let hopeless = matches!(error, SdkError::ConstructionFailure(_));
-    let mut root: &dyn std::error::Error = &error;
-    while let Some(next) = root.source() {
-        root = next;
+    if matches!(error, SdkError::ConstructionFailure(_)) {
+        return Verdict::GiveUp(Error::new(Reason::Config, root(&error)));
     }
-    let cause = Error::new(if hopeless { Reason::Config } else { Reason::Network }, root.to_string());
-    if hopeless || cause.message.contains("invalid peer certificate: UnknownIssuer") {
-        return Verdict::GiveUp(cause);
-    }
-    Verdict::Retry { cause, after: None }
+    connection_fault(&error)
 }

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use kiln_schema::paths;
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MsFlags, mount};
@@ -37,6 +38,7 @@ impl System {
         let Some(kind) = kind else {
             return Err(io::Error::other(format!("{device}: it holds none of iso9660, vfat and ext4")));
         };
+        self.make_dir(paths::RUN, 0o755, None)?;
         self.make_dir(MOUNT_POINT, 0o700, None)?;
         let place = self.path(MOUNT_POINT);
         let read = std::thread::scope(|scope| {

@@ -11,6 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::Instant;
 
 use nix::libc;
@@ -40,6 +41,8 @@ impl System {
         commands: &[(String, String)],
     ) -> io::Result<(Vec<Finished>, Result<Finished, RunError>)> {
         self.remove(folder)?;
+        // Those above it stay open to all.
+        self.make_dir(Path::new(folder).parent().unwrap_or(Path::new("/")), 0o755, None)?;
         self.make_dir(folder, 0o700, None)?;
         let ran = self.in_folder(shell, folder, commands);
         self.remove(folder)?;

@@ -10,8 +10,10 @@ pub struct Part {
     pub mime_type: String,
     /// From Content-Disposition.
     pub file_name: Option<String>,
-    /// A header that asks for something that is not done.
-    pub unheeded: Option<&'static str>,
+    /// From Merge-Type or X-Merge-Type.
+    pub merge: Option<String>,
+    /// It is for the machine of one number alone.
+    pub has_launch_index: bool,
     /// The bytes. Of a part that holds parts: with its headers.
     pub body: Vec<u8>,
 }
@@ -88,10 +90,10 @@ fn decode(headers: &[MailHeader<'_>], kind: &ParsedContentType, body: &[u8], who
     let mime_type = kind.mimetype.clone();
     let disposition = headers.get_first_value("Content-Disposition").map(|text| parse_content_disposition(&text));
     let file_name = disposition.and_then(|d| d.params.get("filename").cloned());
-    let named = ["Merge-Type", "X-Merge-Type", "Launch-Index"];
-    let unheeded = named.into_iter().find(|name| headers.get_first_value(name).is_some());
+    let merge = ["Merge-Type", "X-Merge-Type"].into_iter().find_map(|name| headers.get_first_value(name));
+    let has_launch_index = headers.get_first_value("Launch-Index").is_some();
     if mime_type.starts_with("multipart/") {
-        return Ok(Part { mime_type, file_name, unheeded, body: whole.to_vec() });
+        return Ok(Part { mime_type, file_name, merge, has_launch_index, body: whole.to_vec() });
     }
     let encoding = headers.get_first_value("Content-Transfer-Encoding").map(|e| e.trim().to_ascii_lowercase());
     let known = ["7bit", "8bit", "binary", "base64", "quoted-printable", ""];
@@ -111,7 +113,7 @@ fn decode(headers: &[MailHeader<'_>], kind: &ParsedContentType, body: &[u8], who
     };
     let encoding = encoding.unwrap_or_default();
     let body = decoded.map_err(|error| format!("the part is not what its encoding says ({encoding}): {error}"))?;
-    Ok(Part { mime_type, file_name, unheeded, body })
+    Ok(Part { mime_type, file_name, merge, has_launch_index, body })
 }
 
 /// The bytes between the boundaries, not many more than may be used, and whether the last one was closed.

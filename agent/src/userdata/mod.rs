@@ -7,14 +7,17 @@
 mod expand;
 mod kinds;
 mod merge;
+mod merge_how;
 mod mime;
 
+use kiln_schema::Severity;
 use kiln_schema::diagnostic::{Diagnostic, nearest};
 use kiln_schema::yaml::{self, Node, Place, Value};
 
 pub use expand::gunzip;
 use kinds::Kind;
 pub use merge::{layer, part};
+use merge_how::Mergers;
 
 /// Most bytes that a document may become once it is expanded.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
@@ -53,7 +56,7 @@ impl UserData {
 /// Reads user-data. A part that cannot be used is a diagnostic; the other parts count.
 pub fn parse(name: &str, bytes: &[u8]) -> UserData {
     let mut reader = Reader { name, data: UserData::empty(name), parts: 0, bytes_left: MAX_BYTES, configs: 0 };
-    reader.read(Item { bytes, kind: None, file_name: None, in_mime: false, depth: 0 });
+    reader.read(Item { bytes, kind: None, file_name: None, merge: None, in_mime: false, depth: 0 });
     reader.data.scripts.sort_by(|a, b| a.name.cmp(&b.name));
     reader.data
 }
@@ -64,6 +67,8 @@ struct Item<'a> {
     /// What its MIME type says it is; else its first line decides.
     kind: Option<Kind>,
     file_name: Option<String>,
+    /// How its MIME header wants it merged.
+    merge: Option<String>,
     in_mime: bool,
     /// Containers around it.
     depth: usize,
@@ -114,7 +119,7 @@ impl Reader<'_> {
     fn part(&mut self, item: &Item<'_>, kind: Kind) {
         let source = self.label(item);
         match kind {
-            Kind::CloudConfig => self.cloud_config(&source, item.bytes),
+            Kind::CloudConfig => self.cloud_config(&source, item),
             Kind::Script => {
                 let name = self.script_name(item.file_name.as_deref());
                 let body = kinds::with_unix_lines(kinds::without_lead(item.bytes));
@@ -127,8 +132,8 @@ impl Reader<'_> {
         }
     }
 
-    fn cloud_config(&mut self, source: &str, bytes: &[u8]) {
-        let text = match kinds::text(bytes) {
+    fn cloud_config(&mut self, source: &str, item: &Item<'_>) {
+        let text = match kinds::text(item.bytes) {
             Ok(text) => text,
             Err((line, why)) => {
                 let mut finding = Diagnostic::error(source, why);
@@ -144,15 +149,45 @@ impl Reader<'_> {
                 }
                 if !matches!(node.value, Value::Map(_)) {
                     let message = format!("the document must be a mapping of keys, not {}", node.kind());
-                    let finding = node.diagnostic(kiln_schema::Severity::Error, "", message);
+                    let finding = node.diagnostic(Severity::Error, "", message);
                     return self.data.diagnostics.push(finding);
                 }
+                let (node, mergers) = self.mergers(source, node, item.merge.as_deref());
                 let so_far = std::mem::replace(&mut self.data.config, Node::empty_map(node.place.clone()));
-                self.data.config = if self.configs == 0 { node } else { part(so_far, node) };
+                self.data.config = match mergers {
+                    _ if self.configs == 0 => node,
+                    Some(mergers) => mergers.merge(so_far, node),
+                    None => part(so_far, node),
+                };
                 self.configs += 1;
             }
             Err(finding) => self.data.diagnostics.push(*finding),
         }
+    }
+
+    /// Takes `merge_how` out of a part: what it says, and then what the header says.
+    fn mergers(&mut self, source: &str, mut node: Node, header: Option<&str>) -> (Node, Option<Mergers>) {
+        let mut found: Option<Mergers> = None;
+        if let Value::Map(entries) = &mut node.value {
+            let named = |entry: &yaml::Entry| ["merge_how", "merge_type"].contains(&entry.key.as_str());
+            for entry in entries.extract_if(.., |entry| named(entry)) {
+                match Mergers::of_node(&entry.value) {
+                    Ok(mergers) => found = Some(found.unwrap_or_default().or(mergers)),
+                    Err(why) => {
+                        self.data.diagnostics.push(entry.value.diagnostic(Severity::Error, &entry.key, why));
+                    }
+                }
+            }
+        }
+        match header.map(Mergers::of_text) {
+            Some(Ok(mergers)) => found = Some(found.unwrap_or_default().or(mergers)),
+            Some(Err(why)) => {
+                let message = format!("the header Merge-Type cannot be used: {why}");
+                self.data.diagnostics.push(Diagnostic::error(source, message));
+            }
+            None => {}
+        }
+        (node, found)
     }
 
     fn mime(&mut self, text: &[u8], item: &Item<'_>) {
@@ -160,7 +195,7 @@ impl Reader<'_> {
         if let Some(problem) = problem {
             let mut finding = Diagnostic::error(self.label(item), problem.message);
             if problem.is_warning {
-                finding.severity = kiln_schema::Severity::Warning;
+                finding.severity = Severity::Warning;
             }
             self.data.diagnostics.push(finding);
         }
@@ -173,7 +208,8 @@ impl Reader<'_> {
                 }
                 return;
             }
-            let mut inner = Item { bytes: &[], kind: None, file_name: None, in_mime: true, depth: item.depth + 1 };
+            let mut inner =
+                Item { bytes: &[], kind: None, file_name: None, merge: None, in_mime: true, depth: item.depth + 1 };
             let part = match part {
                 Ok(part) => part,
                 Err(why) => {
@@ -181,12 +217,13 @@ impl Reader<'_> {
                     continue;
                 }
             };
-            if let Some(unheeded) = part.unheeded {
+            if part.has_launch_index {
                 let source = format!("{} part {}", self.name, self.parts + 1);
-                let message = format!("the header {unheeded} is not heeded; the part is used like any other");
+                let message = "the header Launch-Index is not heeded; the part is used like any other";
                 self.data.diagnostics.push(Diagnostic::warning(source, message));
             }
             inner.file_name = part.file_name;
+            inner.merge = part.merge;
             inner.bytes = &part.body;
             match kinds::of_mime_type(&part.mime_type) {
                 kinds::Declared::Sniff => self.read(inner),

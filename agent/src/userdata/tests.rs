@@ -138,7 +138,7 @@ fn a_bad_part_hides_no_other_and_is_named() {
             "Content-Type: text/cloud-config\nContent-Transfer-Encoding: x-zip\n\na: 2",
             "Content-Type: text/x-include-url\n\nhttp://x/",
             "Content-Type: text/plain\n\nwhat is this",
-            "Content-Type: text/x-shellscript\nX-Merge-Type: list()\n\n#!/bin/sh\nlast",
+            "Content-Type: text/x-shellscript\nLaunch-Index: 3\n\n#!/bin/sh\nlast",
         ],
     );
     let data = parse("user-data", document.as_bytes());
@@ -155,6 +155,25 @@ fn a_later_part_replaces_the_top_level_keys_of_an_earlier_one() {
         &["Content-Type: text/cloud-config\n\na: {x: 1}\nb: 1", "Content-Type: text/cloud-config\n\na: {y: 2}"],
     );
     assert_eq!(config(&parse("user-data", document.as_bytes())), r#"{"a":{"y":2},"b":1}"#);
+}
+
+#[test]
+fn merge_how_is_heeded_in_the_part_and_in_its_header() {
+    let first = "Content-Type: text/cloud-config\n\na: [1]\nb: 1";
+    let how = "list(append)+dict(recurse_list)";
+    for second in [
+        format!("Content-Type: text/cloud-config\n\nmerge_how: {how}\na: [2]\nb: 2"),
+        format!("Content-Type: text/cloud-config\nX-Merge-Type: {how}\n\na: [2]\nb: 2"),
+        "Content-Type: text/cloud-config\nMerge-Type: dict(recurse_list)+list(prepend)\n\n\
+         merge_type: [{name: list, settings: [append]}]\na: [2]\nb: 2"
+            .to_owned(),
+    ] {
+        let data = parse("user-data", mime("b", &[first, &second]).as_bytes());
+        assert_eq!((config(&data).as_str(), errors(&data)), (r#"{"a":[1,2],"b":1}"#, vec![]), "{second}");
+    }
+    let wrong = "Content-Type: text/cloud-config\nMerge-Type: set()\n\nmerge_how: [x]\na: [2]";
+    let data = parse("user-data", mime("b", &[first, wrong]).as_bytes());
+    assert_eq!((config(&data).as_str(), data.diagnostics.len()), (r#"{"a":[2],"b":1}"#, 2), "{:?}", errors(&data));
 }
 
 #[test]

@@ -1,10 +1,56 @@
 //! EC2 on one machine: an AWS API emulator, booted systemd machines and IMDS in a network namespace.
-
-pub mod cli;
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use kiln_lab::{Import, Until, UpOptions, down, import, up};
+//!
+//! let (lab, _) = up(&UpOptions::new("test"))?;
+//! let image = import("test", Import::new("/srv/trees/bookworm".into(), "debian-12"))?;
+//! // launch it through `lab.host_endpoint`, then:
+//! let machine = lab.machine("i-0123456789abcdef0");
+//! machine.wait(Until::Up, Duration::from_secs(60))?;
+//! let output = machine.run(["systemctl", "is-system-running"], Duration::from_secs(10))?;
+//! down("test")?;
+//! # Ok::<(), kiln_lab::Error>(())
+//! ```
+//!
+//! Inside, data flows one way: [`moto`] answers the API and tells its whole state at every change,
+//! [`driver`] gives every instance a [`machine`] that follows it, and [`machine`] tells [`moto`] what
+//! became of it. [`reap`] removes a lab from its name alone.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+mod body;
+pub mod cli;
+mod client;
+mod control;
+mod driver;
+mod error;
+mod images;
+mod imds;
+mod lifecycle;
+mod machine;
+mod metadata;
+mod moto;
+mod net;
+mod paths;
+mod proxy;
+mod python;
+mod reap;
+mod relay;
+mod state;
+mod status;
+mod system;
+
+pub use client::{MachineHandle, import, status};
+pub use error::{Error, Result};
+pub use lifecycle::{Down, UpOptions, down, up};
+pub use reap::Reaped;
+pub use state::Life;
+pub use status::{ImageStatus, Import, Machine, MachineStatus, Power, Status, Until};
+pub use system::pids::Identity;
 
 /// How to reach a lab that is up. It lies as JSON in the lab's folder below `/run/kiln-lab`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

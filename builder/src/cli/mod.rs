@@ -1,11 +1,20 @@
 //! What a person or a pipeline types.
+//!
+//! Exit codes of every command: 0 ok; 1 failed, with one sentence that says why; 64 for a command
+//! line that cannot be understood, or that names an image or target which kiln.yaml does not have.
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::bake::Error;
+
+mod bake;
 mod deb;
+mod images;
 mod manual;
 
 /// Exit code of a command line that cannot be understood (EX_USAGE of sysexits.h).
@@ -26,6 +35,14 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make one image: launch its base, provision it, gate it, seal it
+    Bake(bake::Args),
+    /// Print the template that packer would get
+    Template(bake::TemplateArgs),
+    /// List the images that kiln made
+    Images(images::Args),
+    /// Print the id of an image's newest one that passed its gate
+    Latest(images::LatestArgs),
     /// Build the .deb packages of the agent and of kiln itself from a checkout
     Deb(deb::Args),
     /// EC2 on this machine: bake and launch without an account
@@ -42,9 +59,41 @@ pub enum Command {
 /// Runs the command line to its exit code. Everything a person reads has been printed then.
 pub fn run(cli: Cli) -> ExitCode {
     match cli.command {
+        Command::Bake(args) => bake::run(&cli.file, args),
+        Command::Template(args) => bake::template(&cli.file, args),
+        Command::Images(args) => images::run(&cli.file, &args),
+        Command::Latest(args) => images::latest(&cli.file, &args),
         Command::Deb(args) => deb::run(&args),
         Command::Lab(command) => kiln_lab::cli::run(command),
         Command::Man(args) => manual::pages(&args),
         Command::Completions(args) => manual::completions(&args),
     }
+}
+
+/// Runs what waits for the network or for packer.
+fn run_async<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::File { what: "cannot start".to_owned(), error })?;
+    runtime.block_on(work)
+}
+
+/// Maps the outcome of a command that has printed its answer.
+fn finish(outcome: Result<(), Error>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(&error);
+            bake::exit_code(&error)
+        }
+    }
+}
+
+/// Prints an answer. A reader that went away, as `head` does, is no failure.
+fn print(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
+}
+
+/// Prints why there is no answer.
+fn tell(error: &dyn Display) {
+    let _ = writeln!(io::stderr(), "kiln: {error}");
 }

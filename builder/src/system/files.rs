@@ -48,3 +48,70 @@ pub fn place(file: &Path, folder: &Path) -> io::Result<()> {
     new.as_file().sync_all()?;
     new.persist(folder.join(name)).map(drop).map_err(|error| error.error)
 }
+
+/// Writes a file of this mode in one step; its folder must be there.
+///
+/// # Errors
+/// What the file system answers.
+pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    let mut new = tempfile::Builder::new().permissions(fs::Permissions::from_mode(mode)).tempfile_in(folder)?;
+    io::Write::write_all(&mut new, content)?;
+    // The mode at creation is subject to the umask.
+    new.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
+    new.persist(path).map(drop).map_err(|error| error.error)
+}
+
+/// Makes a folder and those above it, if they are not there.
+///
+/// # Errors
+/// What the file system answers.
+pub fn make_dir(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path)
+}
+
+/// Copies a file, or a folder with all that is in it, as [`copy_source`] does. A link that is named
+/// itself is followed; links inside a folder stay links.
+///
+/// # Errors
+/// What the file system answers, with the file it was at.
+pub fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", from.display()));
+    copy_any(&from.canonicalize().map_err(at)?, to)
+}
+
+fn copy_any(from: &Path, to: &Path) -> io::Result<()> {
+    let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", from.display()));
+    if !fs::symlink_metadata(from).map_err(at)?.is_dir() {
+        return copy_source(from, to).map_err(at);
+    }
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from).map_err(at)? {
+        let name = entry?.file_name();
+        copy_any(&from.join(&name), &to.join(&name))?;
+    }
+    Ok(())
+}
+
+/// A file that takes one line after the other and is there up to the last one when the program dies.
+pub struct LineLog(File);
+
+impl LineLog {
+    /// An empty one, for the owner alone: what a build prints is not for everybody.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn create(path: &Path) -> io::Result<LineLog> {
+        let mut options = File::options();
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        options.write(true).create(true).truncate(true).open(path).map(LineLog)
+    }
+
+    /// Adds a line.
+    ///
+    /// # Errors
+    /// What the file system answers.
+    pub fn line(&mut self, text: &str) -> io::Result<()> {
+        io::Write::write_all(&mut self.0, format!("{text}\n").as_bytes())
+    }
+}

@@ -4,4 +4,5 @@
 #![allow(clippy::disallowed_methods, reason = "this module is where the effects are")]
 
 pub mod files;
+pub mod process;
 pub mod tools;

@@ -13,7 +13,7 @@ use serde::de::{
     SeqAccess, VariantAccess, Visitor,
 };
 
-use super::node::{Entry, Node, Place, Value};
+use super::node::{Entry, Node, Place, Scalar, Value};
 use super::scalar;
 use crate::diagnostic::{Diagnostic, Severity, nearest};
 
@@ -23,6 +23,8 @@ pub(super) const LIST_OF_WORDS: &str = "$kiln::list-of-words";
 const ATTEMPT: &str = "$kiln::attempt";
 /// More findings of one severity in one part are not told one by one: nobody reads them.
 const MAX_FINDINGS: usize = 200;
+/// More errors of one type's own fields are not looked for.
+const MAX_ERRORS: usize = 50;
 
 thread_local! {
     static FINDINGS: RefCell<Vec<Diagnostic>> = const { RefCell::new(Vec::new()) };
@@ -54,18 +56,71 @@ pub struct Checked<T> {
 /// `path` is the key under which the part stands, for the findings; empty at the root. Keys that the
 /// type does not know are warnings, with the nearest known key as the suggestion.
 pub fn read<T: DeserializeOwned>(node: &Node, path: &str) -> Checked<T> {
+    let (result, mut diagnostics) = attempt(node, path);
+    let mut error = match result {
+        Ok(value) => return Checked { value: Some(value), diagnostics },
+        Err(error) => error.finding,
+    };
+    // A type stops at its first error. The others are found by reading again without what is wrong.
+    let mut rest = node.clone();
+    for _ in 0..MAX_ERRORS {
+        let pruned = prune(&mut rest, &error);
+        diagnostics.push(*error);
+        if !pruned {
+            break;
+        }
+        let (result, findings) = attempt::<T>(&rest, path);
+        for finding in findings {
+            if !diagnostics.contains(&finding) {
+                diagnostics.push(finding);
+            }
+        }
+        match result {
+            Err(next) if !diagnostics.iter().any(|told| is_same_place(told, &next.finding)) => error = next.finding,
+            _ => break,
+        }
+    }
+    Checked { value: None, diagnostics }
+}
+
+/// One reading, with what was told beside it.
+fn attempt<T: DeserializeOwned>(node: &Node, path: &str) -> (Result<T, Error>, Vec<Diagnostic>) {
     let outer = FINDINGS.take();
     let reader = Reader { node, path: Path::Start(path) };
     let result = reader.at_here(T::deserialize(reader));
-    let mut diagnostics = FINDINGS.replace(outer);
-    let value = match result {
-        Ok(value) => Some(value),
-        Err(error) => {
-            diagnostics.push(*error.finding);
-            None
+    (result, FINDINGS.replace(outer))
+}
+
+/// Takes out the value that an error is about, so that its field has its default. False if there is none.
+fn prune(node: &mut Node, error: &Diagnostic) -> bool {
+    if stands_at(&node.place, error) {
+        let something = !node.is_null();
+        // A list keeps its length, as paths count its items.
+        node.value = Value::Scalar(Scalar { text: String::new(), plain: true, tag: None });
+        return something;
+    }
+    let mut pruned = false;
+    match &mut node.value {
+        Value::Scalar(_) => {}
+        // An alias may have put the value in several places, so the search goes on after the first.
+        Value::List(items) => items.iter_mut().for_each(|item| pruned |= prune(item, error)),
+        Value::Map(entries) => {
+            let before = entries.len();
+            entries.retain(|entry| !stands_at(&entry.value.place, error));
+            pruned = entries.len() < before;
+            entries.iter_mut().for_each(|entry| pruned |= prune(&mut entry.value, error));
         }
-    };
-    Checked { value, diagnostics }
+    }
+    pruned
+}
+
+/// What is told of a place that was wrong already follows from the first error there.
+fn is_same_place(told: &Diagnostic, next: &Diagnostic) -> bool {
+    told.severity == next.severity && told.line == next.line && told.column == next.column
+}
+
+fn stands_at(place: &Place, error: &Diagnostic) -> bool {
+    Some(place.line) == error.line && Some(place.column) == error.column && place.source.name == error.source
 }
 
 /// The names of the fields of a struct: the keys that it reads.

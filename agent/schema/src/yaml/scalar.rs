@@ -44,8 +44,8 @@ pub fn integer(text: &str) -> Option<i128> {
         [b'0', _, ..] => (8, &digits[1..]),
         _ => (10, digits),
     };
-    let begins_well = digits.starts_with(|c: char| c.is_digit(radix)) || (radix == 8 && digits.starts_with('_'));
-    if !begins_well {
+    let begins_well = |c: char| c.is_digit(radix) || (radix == 8 && c == '_');
+    if !digits.starts_with(begins_well) {
         return None;
     }
     let digits: String = digits.chars().filter(|c| *c != '_').collect();

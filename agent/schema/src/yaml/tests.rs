@@ -347,6 +347,19 @@ fn an_error_stands_at_the_value_and_not_at_the_mapping_around_it() {
 }
 
 #[test]
+fn one_wrong_field_hides_no_other() {
+    let text = "name: [a]\nmode: rw\nwehn: never\ntries: 300\nenv: {A: [1], B: b, C: {}}\n";
+    let checked = check::<Service>(text);
+    assert_eq!(checked.value, None);
+    let mut told: Vec<_> = checked.diagnostics.iter().map(|f| (f.line.unwrap(), f.path.as_str())).collect();
+    told.sort_unstable();
+    assert_eq!(told, [(1, "name"), (2, "mode"), (3, "wehn"), (4, "tries"), (5, "env.A"), (5, "env.C")]);
+    // A key that is required and missing is told once, and so is a list whose item cannot be nothing.
+    assert_eq!(check::<Needs>("ports: x").diagnostics.len(), 2);
+    assert_eq!(check::<Vec<u8>>("[a, b, 1]").diagnostics.len(), 1);
+}
+
+#[test]
 fn no_message_tells_a_value() {
     for (text, told) in [
         ("[hunter2]", value::<char>("hunter2").unwrap_err()),

@@ -87,7 +87,7 @@ mod tests {
     fn what_is_no_mapping_is_told_with_its_name() {
         for (text, sentence) in [
             (&b"just text"[..], "/seed/meta-data: it must be a mapping"),
-            (b"a: [", "/seed/meta-data:2:1: error: not valid YAML"),
+            (b"a: [", "/seed/meta-data:1:5: error: not valid YAML"),
             (b"\xff", "/seed/meta-data: the text is not UTF-8"),
         ] {
             let told = parse("/seed/meta-data", text).unwrap_err();

@@ -8,8 +8,7 @@ use kiln_schema::duration;
 use kiln_schema::status::Reason;
 use kiln_schema::yaml::Each;
 use schemars::JsonSchema;
-use serde::de;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de};
 
 use super::Failure;
 use crate::context::Context;
@@ -79,7 +78,7 @@ pub struct Settings {
 }
 
 /// What to do with a machine on which puppet failed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnError {
     /// Shut it down after the timer.
@@ -92,7 +91,7 @@ pub enum OnError {
 }
 
 /// Who compiles the catalogue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// The puppet server.
@@ -113,7 +112,7 @@ impl Mode {
 }
 
 /// Sections of puppet.conf.
-#[derive(Default, serde::Deserialize, JsonSchema)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Conf {
     /// Settings of every command.

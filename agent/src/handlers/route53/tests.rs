@@ -313,7 +313,7 @@ fn twenty_throttles_end_in_success() {
 fn throttling_without_end_ends_at_the_deadline() {
     let dns = Dns::start(|_, _| Some(error(400, "Throttling", "Rate exceeded")));
     let began = Instant::now();
-    let service = Service::for_test(&dns.server.url(""), began + Duration::from_millis(500));
+    let service = Service::for_test(&dns.server.url(""), began + Duration::from_secs(3));
     let failure = machine("i-1", "10.0.0.1", "route53: {zone: ZMAIN, name: web}").register(&service).unwrap_err();
     assert!(began.elapsed() < Duration::from_secs(20));
     let start = "Route53 GetHostedZone ZMAIN: Throttling: Rate exceeded";

@@ -40,6 +40,7 @@ pub struct UserKeys {
     #[serde(alias = "primary-group")]
     pub primary_group: Option<String>,
     /// Further groups: a list, or a text with commas. Those that lack are made.
+    #[schemars(schema_with = "words")]
     pub groups: Option<Vec<String>>,
     /// Do not make groups that lack, if false.
     #[serde(alias = "create-groups")]
@@ -63,9 +64,11 @@ pub struct UserKeys {
     #[serde(alias = "lock-passwd")]
     pub lock_passwd: Option<bool>,
     /// Sudo rules without the name, such as `ALL=(ALL) NOPASSWD:ALL`; false takes those of this agent away.
+    #[schemars(schema_with = "words")]
     pub sudo: Option<Vec<String>>,
     /// Public keys that may log in as this user.
     #[serde(alias = "ssh-authorized-keys")]
+    #[schemars(schema_with = "words")]
     pub ssh_authorized_keys: Option<Vec<String>>,
     /// Not done by this version.
     passwd: Unsupported,
@@ -240,6 +243,11 @@ impl JsonSchema for Groups {
         json_schema!({"description": "A name, or a name with its members", "type": ["string", "object"],
             "additionalProperties": {"type": ["array", "string", "null"], "items": {"type": "string"}}})
     }
+}
+
+/// A list, or what stands for a list of one: text, and false for no sudo rules.
+fn words(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": ["array", "string", "null", "boolean"], "items": {"type": "string"}})
 }
 
 /// Names between commas.

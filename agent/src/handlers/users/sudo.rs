@@ -101,4 +101,16 @@ mod tests {
         assert_eq!(sudoers, "root ALL=(ALL) ALL\n#includedir /etc/sudoers.d\n");
         assert_eq!(context.system.metadata(RULES).unwrap().permissions().mode() & 0o7777, 0o440);
     }
+
+    #[test]
+    fn rules_that_visudo_refuses_are_not_installed_and_the_good_ones_stay() {
+        let tree = tempfile::tempdir().unwrap();
+        let Some(context) = crate::testing::machine(tree.path(), &["/usr/sbin/visudo"], "{}") else { return };
+        set(&context, "bob", &["ALL=(ALL) NOPASSWD:ALL"]).unwrap();
+        let good = context.system.read_text(RULES).unwrap();
+        let failure = set(&context, "eve", &["ALL=(ALL NOPASSWD"]).unwrap_err();
+        assert_eq!(failure.reason, Reason::Config);
+        assert!(failure.message.starts_with("visudo refuses its sudo rules, so they are not installed: stdin:3:"));
+        assert_eq!(context.system.read_text(RULES).unwrap(), good);
+    }
 }

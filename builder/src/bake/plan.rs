@@ -1,0 +1,287 @@
+//! Everything that is decided before packer starts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use super::site::Site;
+use super::userdata::{Documents, documents};
+use super::{Error, Request, steps};
+use crate::aws::Ami;
+use crate::images::inputs::BakeKey;
+use crate::images::names::{self, Circumstances};
+use crate::images::{Kilnfile, Recipe, base};
+use crate::packer::template::{Machine, Template, manifest};
+use crate::packer::version;
+use crate::system::tools::Tool;
+
+/// A bake with all its inputs known.
+pub struct Plan {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// The image to start from.
+    pub base: Ami,
+    /// The full name of the new image.
+    pub name: String,
+    /// The id of this run: a tag on all it makes, and the key pair's name.
+    pub run: String,
+    /// When it was made: `20261124T134418Z`.
+    pub timestamp: String,
+    /// The package of the agent; none where the base's own is to stay.
+    pub agent_deb: Option<PathBuf>,
+    /// What the agent is told.
+    pub documents: Documents,
+    /// What packer is told.
+    pub template: Template,
+}
+
+impl Plan {
+    /// Resolves base and inputs.
+    ///
+    /// # Errors
+    /// When packer or the base is missing, an input cannot be read, or there is no agent to install.
+    pub async fn make(file: &Kilnfile, request: &Request, recipe: &Recipe, site: &Site) -> Result<Plan, Error> {
+        let packer = version::probe()?;
+        let base = base::resolve(&site.ec2, recipe).await?;
+        let base_has_agent = base.tags.contains_key(base::KEY_TAG);
+        let agent_deb = agent_deb(file, request, recipe, base_has_agent)?;
+        let documents = documents(recipe, base_has_agent);
+        let timestamp = Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+        let name = names::name(recipe, &timestamp).map_err(Error::Name)?;
+        let run = format!("kiln-{}-{timestamp}-{:x}", recipe.name, std::process::id());
+        let bake = Circumstances {
+            bake_key: bake_key(recipe, &base, agent_deb.as_deref(), &documents, &packer)?,
+            host: nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+            user: user(),
+            git_revision: git_revision(&file.folder),
+            timestamp: timestamp.clone(),
+        };
+        let machine = Machine {
+            image: recipe.name.clone(),
+            name: name.clone(),
+            description: names::description(recipe, &base),
+            tags: names::tags(recipe, &base, &bake),
+            run: run.clone(),
+            region: site.region.clone(),
+            api: site.api.clone(),
+            base: base.id.clone(),
+            instance_type: recipe.instance_type.clone().unwrap_or_else(|| recipe.arch.instance_type().to_owned()),
+            ssh_username: recipe.ssh_username.clone(),
+        };
+        let template = Template {
+            builders: [machine.builder()],
+            provisioners: steps::provisioners(&machine, recipe),
+            post_processors: [manifest()],
+        };
+        Ok(Plan { recipe: recipe.clone(), base, name, run, timestamp, agent_deb, documents, template })
+    }
+
+    /// The template as packer gets it.
+    pub fn template_json(&self) -> String {
+        // Text keys and plain values alone: nothing in it can fail to be JSON.
+        serde_json::to_string_pretty(&self.template).unwrap_or_default() + "\n"
+    }
+}
+
+/// The package to install: the one that was named, else the newest that was built here.
+fn agent_deb(
+    file: &Kilnfile,
+    request: &Request,
+    recipe: &Recipe,
+    base_has_agent: bool,
+) -> Result<Option<PathBuf>, Error> {
+    let suffix = format!("_{}.deb", recipe.arch.debian());
+    if let Some(path) = &request.agent_deb {
+        let deb = |why: String| Error::AgentDeb { path: path.clone(), why };
+        let mut magic = [0; 8];
+        let mut opened = fs::File::open(path).map_err(|error| deb(error.to_string()))?;
+        if std::io::Read::read_exact(&mut opened, &mut magic).is_err() || magic != *b"!<arch>\n" {
+            return Err(deb("this is no Debian package".to_owned()));
+        }
+        return Ok(Some(path.clone()));
+    }
+    let found = deb_folders(file).iter().find_map(|folder| newest_deb(folder, &suffix));
+    if found.is_none() && !base_has_agent {
+        return Err(Error::NoAgent { image: recipe.name.clone(), pattern: format!("kiln-agent_*{suffix}") });
+    }
+    Ok(found)
+}
+
+/// `target/deb` here, beside kiln.yaml, and in the folders above it up to the top of the checkout.
+fn deb_folders(file: &Kilnfile) -> Vec<PathBuf> {
+    let mut folders = vec![PathBuf::from("target/deb")];
+    let start = file.folder.canonicalize().unwrap_or_else(|_| file.folder.clone());
+    for folder in start.ancestors() {
+        folders.push(folder.join("target/deb"));
+        if folder.join(".git").exists() {
+            break;
+        }
+    }
+    folders
+}
+
+fn newest_deb(folder: &Path, suffix: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(folder).ok()?.filter_map(Result::ok);
+    let fits = |name: &str| name.starts_with("kiln-agent_") && name.ends_with(suffix);
+    let debs = entries.filter(|entry| entry.file_name().to_str().is_some_and(fits));
+    debs.max_by_key(|entry| entry.metadata().and_then(|about| about.modified()).ok()).map(|entry| entry.path())
+}
+
+fn bake_key(
+    recipe: &Recipe,
+    base: &Ami,
+    agent_deb: Option<&Path>,
+    documents: &Documents,
+    packer: &str,
+) -> Result<String, Error> {
+    let mut key = BakeKey::default();
+    key.add("packer", packer.as_bytes());
+    key.add("base", base.id.as_bytes());
+    key.add("user-data", documents.user_data.as_bytes());
+    key.add("settings", documents.image.as_bytes());
+    key.add("bake", documents.bake.as_deref().unwrap_or_default().as_bytes());
+    steps::scripts().for_each(|(name, text)| key.add(name, text.as_bytes()));
+    key.add("environment", steps::environment(recipe).as_bytes());
+    let inputs = agent_deb.map(|path| ("agent", path, "")).into_iter();
+    let inputs = inputs.chain(recipe.files.iter().map(|f| ("file", f.source.path.as_path(), f.destination.as_str())));
+    let inputs = inputs.chain(recipe.provision.iter().map(|script| ("script", script.path.as_path(), "")));
+    let inputs = inputs.chain(recipe.tests.iter().map(|test| ("test", test.path.as_path(), "")));
+    for (kind, path, destination) in inputs {
+        key.add(kind, destination.as_bytes());
+        key.add_path(kind, path).map_err(|error| Error::file(path.display(), error))?;
+    }
+    Ok(key.finish())
+}
+
+/// Who runs this; under sudo, who called it.
+fn user() -> String {
+    let own = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name);
+    std::env::var("SUDO_USER").ok().or_else(own).unwrap_or_else(|| nix::unistd::getuid().to_string())
+}
+
+/// The commit, with `-dirty` where the checkout has changes that are in no commit.
+fn git_revision(folder: &Path) -> Option<String> {
+    let describe = ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"];
+    let answer = Tool::new("git").args(describe).within(folder).capture().ok()?;
+    let revision = String::from_utf8(answer.stdout).ok()?.trim().to_owned();
+    (answer.status.success() && !revision.is_empty()).then_some(revision)
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests prepare folders")]
+mod tests {
+    use super::*;
+    use crate::bake::stage::stage;
+    use crate::images::names::tests::{circumstances, golden, recipe};
+    use crate::images::{Input, PlacedFile};
+    use crate::packer::template::{Api, files};
+    use crate::system::tools::present;
+
+    /// A plan with one input of every kind.
+    fn plan(inputs: &Path, api: Api) -> Plan {
+        fs::create_dir_all(inputs.join("puppet/modules")).unwrap();
+        fs::create_dir_all(inputs.join("tests")).unwrap();
+        for name in ["golden.sh", "puppet/site.pp", "tests/a.bats", "tests/b.bats", "motd"] {
+            fs::write(inputs.join(name), name).unwrap();
+        }
+        let input = |given: &str| Input { given: given.into(), path: inputs.join(given) };
+        let placed = |given: &str, to: &str| PlacedFile { source: input(given), destination: to.into() };
+        let recipe = Recipe {
+            provision: vec![input("golden.sh")],
+            files: vec![placed("puppet", "/etc/kiln/puppet"), placed("motd", "/etc/")],
+            tests: vec![input("tests")],
+            user_data: Some(kiln_schema::yaml::parse("kiln.yaml", "password: hunter2hunter2").unwrap().0),
+            ..recipe()
+        };
+        let machine = Machine {
+            image: recipe.name.clone(),
+            name: names::name(&recipe, "20261124T134418Z").unwrap(),
+            description: names::description(&recipe, &golden()),
+            tags: names::tags(&recipe, &golden(), &circumstances()),
+            run: "kiln-myapp-20261124T134418Z-5eed".into(),
+            region: "eu-west-1".into(),
+            api,
+            base: "ami-1".into(),
+            instance_type: "t3.small".into(),
+            ssh_username: "admin".into(),
+        };
+        Plan {
+            base: golden(),
+            name: machine.name.clone(),
+            run: machine.run.clone(),
+            timestamp: "20261124T134418Z".into(),
+            agent_deb: None,
+            documents: documents(&recipe, true),
+            template: Template {
+                builders: [machine.builder()],
+                provisioners: steps::provisioners(&machine, &recipe),
+                post_processors: [manifest()],
+            },
+            recipe,
+        }
+    }
+
+    #[test]
+    fn the_template_is_as_reviewed_and_has_no_secret() {
+        let inputs = tempfile::tempdir().unwrap();
+        let json = plan(inputs.path(), Api::Lab("http://10.0.0.1:5000".into())).template_json();
+        assert!(!json.contains("hunter2"));
+        insta::assert_snapshot!(json);
+    }
+
+    #[test]
+    fn the_folder_holds_what_the_template_names_and_packer_accepts_it() {
+        for api in [Api::Aws, Api::Lab("http://10.0.0.1:5000".into())] {
+            let (inputs, work) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            stage(&plan(inputs.path(), api), work.path()).unwrap();
+            let run = |tool: Tool| {
+                let answer = tool.within(work.path()).capture().unwrap();
+                let said = String::from_utf8_lossy(&[answer.stdout, answer.stderr].concat()).into_owned();
+                assert!(answer.status.success(), "{said}");
+                said
+            };
+            let list = run(Tool::new("tar").args(["-tf", files::PAYLOAD]));
+            assert_eq!(
+                list.lines().collect::<Vec<_>>().join(" "),
+                "./ ./50-image.yaml ./bake.env ./files/ ./files/0/ ./files/0/modules/ ./files/0/site.pp ./files/1 \
+                 ./files.list ./provision/ ./provision/00 ./provision.list ./tests/ ./tests/a.bats ./tests/b.bats"
+            );
+            let lists = ["files.list", "provision.list"]
+                .map(|name| fs::read_to_string(work.path().join("payload").join(name)).unwrap());
+            assert_eq!(lists, ["0\t/etc/kiln/puppet\n1\t/etc/motd\n", "00\tgolden.sh\n"]);
+            if present("packer") && version::probe().is_ok() {
+                run(Tool::new("packer").args(["validate", files::TEMPLATE]).env("CHECKPOINT_DISABLE", "1"));
+            } else {
+                eprintln!("packer is not installed: nobody but us has checked the template");
+            }
+        }
+    }
+
+    #[test]
+    fn two_tests_of_one_name_are_refused() {
+        let (inputs, work) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut plan = plan(inputs.path(), Api::Aws);
+        fs::create_dir(inputs.path().join("more")).unwrap();
+        fs::write(inputs.path().join("more/a.bats"), "").unwrap();
+        plan.recipe.tests.push(Input { given: "more/a.bats".into(), path: inputs.path().join("more/a.bats") });
+        let error = stage(&plan, work.path()).unwrap_err().to_string();
+        assert!(error.starts_with("two tests of myapp are called a.bats"), "{error}");
+    }
+
+    #[test]
+    fn the_newest_package_of_the_architecture_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, second) in [
+            ("kiln-agent_1_amd64.deb", 2),
+            ("kiln-agent_2_amd64.deb", 1),
+            ("kiln-agent_3_arm64.deb", 3),
+            ("kiln_9_amd64.deb", 9),
+        ] {
+            let file = fs::File::create(folder.path().join(name)).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(second)).unwrap();
+        }
+        assert_eq!(newest_deb(folder.path(), "_amd64.deb").unwrap(), folder.path().join("kiln-agent_1_amd64.deb"));
+        assert_eq!(newest_deb(Path::new("/nowhere"), "_amd64.deb"), None);
+    }
+}

@@ -1,0 +1,47 @@
+//! The report that comes home, and what it says.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kiln_schema::gate::{self, Report, Verdict};
+
+use super::{Error, Request};
+use crate::packer::template::files as names;
+use crate::system::files;
+use crate::system::tools::Tool;
+
+/// The folder of a bake's report.
+pub fn folder(request: &Request, image: &str, timestamp: &str) -> PathBuf {
+    let default = || PathBuf::from(format!("kiln-reports/{image}-{timestamp}"));
+    request.report.clone().unwrap_or_else(default)
+}
+
+/// Unpacks what packer fetched from the instance. Answers whether there was anything.
+///
+/// # Errors
+/// When what was fetched cannot be unpacked.
+pub fn unpack(work: &Path, folder: &Path) -> Result<bool, Error> {
+    let archive = work.join(names::REPORT);
+    if !archive.is_file() {
+        return Ok(false);
+    }
+    files::make_dir(folder).map_err(|error| Error::file(folder.display(), error))?;
+    let tar = Tool::new("tar").args(["--no-same-owner", "--no-same-permissions", "-xzf"]).arg(archive);
+    let answer = tar.arg("-C").arg(folder).capture().map_err(|error| Error::file("cannot run tar", error))?;
+    if answer.status.success() {
+        return Ok(true);
+    }
+    let said = String::from_utf8_lossy(&answer.stderr).trim().to_owned();
+    Err(Error::file(folder.display(), std::io::Error::other(said)))
+}
+
+/// What the gate found; none if no report came home.
+pub fn read(folder: &Path) -> Option<Report> {
+    serde_json::from_slice(&fs::read(folder.join(gate::files::REPORT)).ok()?).ok()
+}
+
+/// Why the gate let nothing out.
+pub fn cause(report: &Report) -> Option<String> {
+    let without_reason = || "the gate failed without a reason in its report".to_owned();
+    (report.verdict == Verdict::Failed).then(|| report.cause.clone().unwrap_or_else(without_reason))
+}

@@ -1,0 +1,9 @@
+# Runs the scripts of kiln.yaml in their order.
+[ -z "$failed" ] || exit 0
+export KILN_IMAGE KILN_ROLE KILN_LAYER
+while IFS=$tab read -r script name <&3; do
+    phase provision "$name"
+    code=0
+    (cd "$home" && exec "provision/$script") </dev/null 3<&- || code=$?
+    [ "$code" = 0 ] || fail "the script $name failed with exit code $code"
+done 3<"$home/provision.list"

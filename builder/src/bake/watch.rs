@@ -1,0 +1,190 @@
+//! Follows packer's output: which phase it is in, what failed, what was made.
+
+use std::collections::VecDeque;
+
+use super::progress::{Phase, Progress};
+use crate::packer::events::{Event, without_prefix};
+
+/// How many of the last lines are kept for a failure.
+const TAIL: usize = 15;
+
+/// By what packer announces the phases that are its own.
+const ANNOUNCEMENTS: [(&str, Phase); 10] = [
+    ("Prevalidating", Phase::Launch),
+    ("Found Image ID", Phase::Launch),
+    ("Launching a source AWS instance", Phase::Launch),
+    ("Using ssh communicator to connect", Phase::Connect),
+    ("Using SSH communicator to connect", Phase::Connect),
+    ("Waiting for SSH to become available", Phase::Connect),
+    ("Uploading payload.tar", Phase::Install),
+    ("Stopping the source instance", Phase::CreateImage),
+    ("Creating AMI", Phase::CreateImage),
+    ("Adding tags to AMI", Phase::Tag),
+];
+
+/// What the scripts of a bake mark their own lines with.
+const MARK: &str = "::kiln ";
+
+/// Lines of the gate that say what it waits for.
+const GATE_NOTES: [&str; 2] = ["waiting for ", "testing: "];
+
+/// What is known of a running packer.
+pub struct Watch {
+    build: String,
+    phase: Option<Phase>,
+    /// The last lines since the phase, or a script in it, began.
+    pub tail: VecDeque<String>,
+    /// The sentence of a step that failed.
+    pub failed: Option<String>,
+    /// Packer's own reason for giving up.
+    pub reason: Option<String>,
+    /// The last thing that packer called an error.
+    pub last_error: Option<String>,
+    /// Images that were made: `(region, id)`.
+    pub images: Vec<(String, String)>,
+}
+
+impl Watch {
+    /// Of a build of this name.
+    pub fn new(build: &str) -> Watch {
+        Watch {
+            build: build.to_owned(),
+            phase: None,
+            tail: VecDeque::new(),
+            failed: None,
+            reason: None,
+            last_error: None,
+            images: Vec::new(),
+        }
+    }
+
+    /// The phase it is in.
+    pub fn phase(&self) -> Option<Phase> {
+        self.phase
+    }
+
+    /// Takes in one event and says what is new.
+    pub fn see(&mut self, event: &Event, progress: &mut Progress) {
+        match event {
+            Event::Image(region, id) => {
+                let image = (region.clone(), id.clone());
+                // Every post-processor announces the image again.
+                if !self.images.contains(&image) {
+                    self.images.push(image);
+                }
+            }
+            Event::Say(line) => self.line(line, progress),
+            Event::Error(line) => {
+                let own = format!("Build '{}' errored", self.build);
+                if let Some(rest) = without_prefix(line, &self.build).strip_prefix(&own) {
+                    let reason = rest.split_once(": ").map_or(rest, |(_, reason)| reason);
+                    self.reason = Some(reason.to_owned());
+                } else if !line.trim().is_empty() {
+                    self.last_error = Some(without_prefix(line, &self.build).to_owned());
+                }
+                self.line(line, progress);
+            }
+            Event::Other(line) if line.contains(',') => {}
+            Event::Other(line) => self.keep(line),
+        }
+    }
+
+    fn line(&mut self, line: &str, progress: &mut Progress) {
+        let text = without_prefix(line, &self.build);
+        if let Some(marked) = text.strip_prefix(MARK) {
+            self.marked(marked, progress);
+        } else if let Some((_, phase)) = ANNOUNCEMENTS.iter().find(|(start, _)| text.starts_with(start)) {
+            if self.phase != Some(*phase) {
+                let detail = match phase {
+                    Phase::Connect => text.split_once("connect: ").map_or("", |(_, address)| address),
+                    _ => "",
+                };
+                self.enter(*phase, detail, progress);
+            }
+        } else {
+            let note = text.strip_prefix("kiln-agent: ").unwrap_or(text);
+            if self.phase == Some(Phase::Gate) && GATE_NOTES.iter().any(|start| note.starts_with(start)) {
+                progress.note(Phase::Gate, note);
+            }
+            self.keep(text);
+        }
+    }
+
+    fn marked(&mut self, text: &str, progress: &mut Progress) {
+        match text.split_once(' ').unwrap_or((text, "")) {
+            ("phase", rest) => {
+                let (name, detail) = rest.split_once(' ').unwrap_or((rest, ""));
+                if let Some(phase) = Phase::ALL.into_iter().find(|phase| phase.name() == name) {
+                    self.enter(phase, detail, progress);
+                }
+            }
+            ("failed", sentence) => self.failed = Some(sentence.to_owned()),
+            _ => self.keep(text),
+        }
+    }
+
+    fn enter(&mut self, phase: Phase, detail: &str, progress: &mut Progress) {
+        self.phase = Some(phase);
+        if self.failed.is_none() {
+            self.tail.clear();
+        }
+        progress.phase(phase, detail);
+    }
+
+    /// After a failure only the report is packed: that is not what failed.
+    fn keep(&mut self, text: &str) {
+        if self.failed.is_none() && !text.trim().is_empty() {
+            self.tail.push_back(text.to_owned());
+            if self.tail.len() > TAIL {
+                self.tail.pop_front();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bake::progress::Format;
+    use crate::packer::events::parse;
+
+    fn watch(lines: &[&str]) -> Watch {
+        let mut watch = Watch::new("golden");
+        let mut progress = Progress::new(Format::Json);
+        lines.iter().flat_map(|line| parse(line)).for_each(|event| watch.see(&event, &mut progress));
+        watch
+    }
+
+    #[test]
+    fn a_failed_script_is_named_with_its_last_lines() {
+        let watch = watch(&[
+            "1,,ui,message,    golden: ::kiln phase install kiln-agent 0.1.0",
+            "1,,ui,message,    golden: Setting up kiln-agent",
+            "1,,ui,message,    golden: ::kiln phase provision scripts/golden.sh",
+            "1,,ui,message,    golden: E: Unable to locate package pupet\\n",
+            "1,,ui,message,    golden: ::kiln failed the script scripts/golden.sh failed with exit code 100",
+            "1,,ui,say,==> golden: Provisioning with shell script: gate.sh",
+            "1,,ui,error,==> golden: Script exited with non-zero exit status: 1.",
+            "1,,ui,error,Build 'golden' errored: Script exited with non-zero exit status: 1.",
+        ]);
+        assert_eq!(watch.failed.as_deref(), Some("the script scripts/golden.sh failed with exit code 100"));
+        assert_eq!(watch.tail, ["E: Unable to locate package pupet"]);
+        assert_eq!(watch.phase(), Some(Phase::Provision));
+    }
+
+    #[test]
+    fn packers_own_reason_is_kept_in_old_and_new_words() {
+        for line in [
+            "1,,ui,error,Build 'golden' errored: Timeout waiting for SSH.",
+            "1,,ui,error,Build 'golden' errored after 3 seconds 20 milliseconds: Timeout waiting for SSH.",
+        ] {
+            assert_eq!(watch(&[line]).reason.as_deref(), Some("Timeout waiting for SSH."));
+        }
+    }
+
+    #[test]
+    fn an_image_told_twice_is_one() {
+        let line = "1,golden,artifact,0,id,eu-west-1:ami-1";
+        assert_eq!(watch(&[line, line]).images.len(), 1);
+    }
+}

@@ -1,0 +1,112 @@
+//! Digests of everything that goes into an image: the bake key.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+/// Gathers inputs to one digest. Every part has a label and a length, so that none can pass for another.
+#[derive(Default)]
+pub struct BakeKey(Sha256);
+
+impl BakeKey {
+    /// Adds bytes.
+    pub fn add(&mut self, label: &str, content: &[u8]) {
+        for part in [label.as_bytes(), content] {
+            self.0.update((part.len() as u64).to_le_bytes());
+            self.0.update(part);
+        }
+    }
+
+    /// Adds a file, or a folder with all that is in it: names, contents, execute bits, links.
+    ///
+    /// # Errors
+    /// When something cannot be read.
+    pub fn add_path(&mut self, label: &str, path: &Path) -> io::Result<()> {
+        for entry in walk(path)? {
+            let full = if entry.as_os_str().is_empty() { path.to_owned() } else { path.join(&entry) };
+            let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", full.display()));
+            let about = fs::symlink_metadata(&full).map_err(at)?;
+            self.add(label, entry.as_os_str().as_bytes());
+            if about.is_symlink() {
+                self.add("link", fs::read_link(&full).map_err(at)?.as_os_str().as_bytes());
+            } else if about.is_file() {
+                let kind = if about.permissions().mode() & 0o100 != 0 { "program" } else { "file" };
+                self.add(kind, &fs::read(&full).map_err(at)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The digest in hexadecimal.
+    pub fn finish(self) -> String {
+        self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// The path itself, as an empty one, and everything below it, sorted.
+fn walk(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = vec![PathBuf::new()];
+    let mut next = 0;
+    while next < found.len() {
+        let here = path.join(&found[next]);
+        // A file named directly may be a link; one inside a folder stays a link.
+        if fs::symlink_metadata(&here)?.is_dir() {
+            for entry in fs::read_dir(&here)? {
+                found.push(found[next].join(entry?.file_name()));
+            }
+        }
+        next += 1;
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests prepare folders")]
+mod tests {
+    use super::*;
+
+    fn key(path: &Path) -> String {
+        let mut key = BakeKey::default();
+        key.add_path("files", path).unwrap();
+        key.finish()
+    }
+
+    #[test]
+    fn the_key_changes_with_content_name_and_execute_bit_and_not_with_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a");
+        fs::write(&file, "1").unwrap();
+        let first = key(folder.path());
+        fs::File::options().write(true).open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert_eq!(key(folder.path()), first);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        let program = key(folder.path());
+        fs::rename(&file, folder.path().join("b")).unwrap();
+        let renamed = key(folder.path());
+        fs::write(folder.path().join("b"), "2").unwrap();
+        let keys = [first, program, renamed, key(folder.path())];
+        assert!(keys.iter().enumerate().all(|(i, key)| !keys[..i].contains(key)), "{keys:?}");
+    }
+
+    #[test]
+    fn a_part_cannot_pass_for_another() {
+        let key = |parts: &[(&str, &str)]| {
+            let mut key = BakeKey::default();
+            parts.iter().for_each(|(label, content)| key.add(label, content.as_bytes()));
+            key.finish()
+        };
+        assert_ne!(key(&[("a", "bc")]), key(&[("ab", "c")]));
+        assert_ne!(key(&[("a", "b"), ("a", "c")]), key(&[("a", "bac")]));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let error = BakeKey::default().add_path("files", Path::new("/nowhere/x")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}

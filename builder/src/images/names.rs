@@ -1,0 +1,169 @@
+//! What a new image is called and what its tags say.
+
+use super::Recipe;
+use super::base::KEY_TAG;
+use crate::aws::Ami;
+
+/// What EC2 takes as the name of an image, in characters.
+const LONGEST_NAME: usize = 128;
+
+/// What is known of a bake besides its recipe.
+#[derive(Clone, Debug)]
+pub struct Circumstances {
+    /// When it began: `20261124T134418Z`.
+    pub timestamp: String,
+    /// The machine that runs it.
+    pub host: String,
+    /// Whoever runs it, for a recipe without owner.
+    pub user: String,
+    /// The digest of all inputs.
+    pub bake_key: String,
+    /// The commit of the folder with kiln.yaml, if it is in a checkout.
+    pub git_revision: Option<String>,
+}
+
+/// `{application}-{version}.{build}-{arch}-{timestamp}-{store}`.
+///
+/// # Errors
+/// When that is longer than EC2 allows.
+pub fn name(recipe: &Recipe, timestamp: &str) -> Result<String, String> {
+    let Recipe { name, version, build, arch, store, .. } = recipe;
+    let full = format!("{name}-{version}.{build}-{}-{timestamp}-{}", arch.name(), store.name());
+    if full.len() > LONGEST_NAME {
+        return Err(format!(
+            "the name {full} has {} characters and EC2 takes {LONGEST_NAME}: shorten the name or version of {name}",
+            full.len()
+        ));
+    }
+    Ok(full)
+}
+
+/// The tags of the image, but the one that says that it passed its gate.
+pub fn tags(recipe: &Recipe, base: &Ami, bake: &Circumstances) -> Vec<(&'static str, String)> {
+    let owner = recipe.owner.as_ref().unwrap_or(&bake.user);
+    let tags = [
+        ("application", Some(recipe.name.clone())),
+        ("version", Some(recipe.version.clone())),
+        ("build", Some(recipe.build.clone())),
+        ("release", release(recipe, base)),
+        ("environment", Some(recipe.environment.clone())),
+        ("role", recipe.role.clone()),
+        ("layer", Some(recipe.layer.name().to_owned())),
+        ("store", Some(recipe.store.name().to_owned())),
+        ("owner", Some(owner.clone())),
+        ("host", Some(bake.host.clone())),
+        ("ancestor", Some(base.id.clone())),
+        ("ancestor_name", Some(base.name.clone())),
+        ("stage", Some("candidate".to_owned())),
+        (KEY_TAG, Some(bake.bake_key.clone())),
+        ("git_revision", bake.git_revision.clone()),
+    ];
+    tags.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+}
+
+/// The description: the tags that a person looks for, where every console shows them.
+pub fn description(recipe: &Recipe, base: &Ami) -> String {
+    format!(
+        "store={},ancestor_name={},ancestor_id={},version={},env={},app={},release={}",
+        recipe.store.name(),
+        base.name,
+        base.id,
+        recipe.version,
+        recipe.environment,
+        recipe.name,
+        release(recipe, base).unwrap_or_default(),
+    )
+}
+
+/// A release line goes down through the layers.
+fn release(recipe: &Recipe, base: &Ami) -> Option<String> {
+    recipe.release.clone().or_else(|| base.tags.get("release").cloned())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::images::{Arch, From, Layer, Store};
+
+    /// An application on golden.
+    pub(crate) fn recipe() -> Recipe {
+        Recipe {
+            name: "myapp".into(),
+            layer: Layer::App,
+            from: From::Image("golden".into()),
+            role: Some("web".into()),
+            version: "0.1".into(),
+            build: "7".into(),
+            release: None,
+            environment: "demo".into(),
+            owner: Some("sre".into()),
+            store: Store::Ebs,
+            arch: Arch::X86_64,
+            ssh_username: "admin".into(),
+            instance_type: None,
+            gate_timeout: Duration::from_secs(600),
+            provision: vec![],
+            files: vec![],
+            tests: vec![],
+            user_data: None,
+        }
+    }
+
+    pub(crate) fn circumstances() -> Circumstances {
+        Circumstances {
+            timestamp: "20261124T134418Z".into(),
+            host: "builder".into(),
+            user: "jenkins".into(),
+            bake_key: "5eed".into(),
+            git_revision: Some("abc".into()),
+        }
+    }
+
+    pub(crate) fn golden() -> Ami {
+        let tags = [("release".to_owned(), "12".to_owned()), (KEY_TAG.to_owned(), "1".to_owned())];
+        Ami { id: "ami-1".into(), name: "golden-12.0-x86_64-1-ebs".into(), tags: tags.into(), ..Ami::default() }
+    }
+
+    #[test]
+    fn the_name_has_its_parts_in_order() {
+        assert_eq!(name(&recipe(), "20261124T134418Z").unwrap(), "myapp-0.1.7-x86_64-20261124T134418Z-ebs");
+    }
+
+    #[test]
+    fn a_name_too_long_for_ec2_is_refused_before_anything_starts() {
+        let long = Recipe { version: "1".repeat(100), ..recipe() };
+        let error = name(&long, "20261124T134418Z").unwrap_err();
+        assert!(error.contains("has 136 characters and EC2 takes 128"), "{error}");
+    }
+
+    #[test]
+    fn the_tags_say_where_the_image_comes_from() {
+        let tags = tags(&recipe(), &golden(), &circumstances());
+        let text: Vec<_> = tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        assert_eq!(
+            text.join(" "),
+            "application=myapp version=0.1 build=7 release=12 environment=demo role=web layer=app store=ebs owner=sre \
+             host=builder ancestor=ami-1 ancestor_name=golden-12.0-x86_64-1-ebs stage=candidate bake_key=5eed \
+             git_revision=abc"
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_no_tag_and_the_owner_is_whoever_bakes() {
+        let bare = Recipe { owner: None, role: None, ..recipe() };
+        let bake = Circumstances { git_revision: None, ..circumstances() };
+        let tags = tags(&bare, &Ami::default(), &bake);
+        assert!(tags.contains(&("owner", "jenkins".to_owned())));
+        assert!(!tags.iter().any(|(key, _)| ["role", "release", "git_revision"].contains(key)));
+    }
+
+    #[test]
+    fn the_description_repeats_what_people_search_for() {
+        assert_eq!(
+            description(&recipe(), &golden()),
+            "store=ebs,ancestor_name=golden-12.0-x86_64-1-ebs,ancestor_id=ami-1,version=0.1,env=demo,app=myapp,release=12"
+        );
+    }
+}

@@ -1,0 +1,95 @@
+//! What packer prints under `-machine-readable`: `time,target,type,data…`, a comma inside data
+//! written as `%!(PACKER_COMMA)` and a line break as `\n`.
+
+/// One line of packer's output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Something for a person: a step of packer, or a line from the instance.
+    Say(String),
+    /// Something that went wrong.
+    Error(String),
+    /// An image was made: `(region, id)`.
+    Image(String, String),
+    /// A line of another kind, or of none.
+    Other(String),
+}
+
+/// The values of one line. One line can name images in several regions.
+pub fn parse(line: &str) -> Vec<Event> {
+    let fields: Vec<String> = line.split(',').map(unescape).collect();
+    let known = fields.first().is_some_and(|time| !time.is_empty() && time.bytes().all(|byte| byte.is_ascii_digit()));
+    let words: Vec<&str> = fields.iter().skip(2).map(String::as_str).collect();
+    match words[..] {
+        ["ui", "error", text] if known => lines(text).map(Event::Error).collect(),
+        ["ui", _, text] if known => lines(text).map(Event::Say).collect(),
+        ["artifact", _, "id", ids] if known => images(ids),
+        _ => vec![Event::Other(line.to_owned())],
+    }
+}
+
+/// The images of an artifact: `eu-west-1:ami-1,us-east-1:ami-2`. An artifact of another kind has none.
+fn images(ids: &str) -> Vec<Event> {
+    let pairs = ids.split(',').filter_map(|pair| pair.split_once(':'));
+    let images = pairs.filter(|(_, id)| id.starts_with("ami-"));
+    images.map(|(region, id)| Event::Image(region.to_owned(), id.to_owned())).collect()
+}
+
+fn unescape(field: &str) -> String {
+    field.replace("%!(PACKER_COMMA)", ",").replace("\\n", "\n").replace("\\r", "\r")
+}
+
+fn lines(text: &str) -> impl Iterator<Item = String> + '_ {
+    text.split('\n').map(|line| line.trim_end_matches('\r').to_owned())
+}
+
+/// A line without the mark and the name that packer puts before it: `==> golden: text`.
+pub fn without_prefix<'a>(line: &'a str, build: &str) -> &'a str {
+    let text = line.strip_prefix("==> ").unwrap_or(line).trim_start();
+    text.strip_prefix(build).and_then(|rest| rest.strip_prefix(':')).map_or(text, str::trim_start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines as packer 1.6.6 printed them.
+    const RECORDED: &str = include_str!("recorded-1.6.6.txt");
+
+    #[test]
+    fn recorded_lines_become_events() {
+        let events: Vec<_> = RECORDED.lines().flat_map(parse).collect();
+        let says = |text: &str| events.contains(&Event::Say(text.to_owned()));
+        assert!(says("==> golden: Launching a source AWS instance..."), "{events:#?}");
+        assert!(says("    golden: one, two"), "a comma: {events:#?}");
+        assert!(events.contains(&Event::Error("==> golden: Script exited with non-zero exit status: 3".to_owned())));
+        assert!(events.contains(&Event::Image("eu-west-1".to_owned(), "ami-0123456789abcdef0".to_owned())));
+        assert!(!events.iter().any(|event| matches!(event, Event::Say(text) if text.contains("PACKER_COMMA"))));
+    }
+
+    #[test]
+    fn an_artifact_in_two_regions_is_two_images() {
+        let line = "1,g,artifact,0,id,us-east-1:ami-a%!(PACKER_COMMA)us-west-2:ami-b";
+        let image = |region: &str, id: &str| Event::Image(region.to_owned(), id.to_owned());
+        assert_eq!(parse(line), [image("us-east-1", "ami-a"), image("us-west-2", "ami-b")]);
+    }
+
+    #[test]
+    fn what_is_not_of_the_format_is_kept_as_it_is() {
+        for line in ["", "panic: runtime error, no time", "1795528253,,version,1.6.6", "x,,ui,say,hello"] {
+            assert_eq!(parse(line), [Event::Other(line.to_owned())]);
+        }
+        assert_eq!(parse("1,,artifact,0,id,golden.img"), []);
+    }
+
+    #[test]
+    fn the_prefix_goes_and_the_text_stays() {
+        for (line, text) in [
+            ("==> golden: Stopping instance", "Stopping instance"),
+            ("    golden: Instance ID: i-1", "Instance ID: i-1"),
+            ("==> Wait completed", "Wait completed"),
+            ("    golden: golden: said twice", "golden: said twice"),
+        ] {
+            assert_eq!(without_prefix(line, "golden"), text);
+        }
+    }
+}

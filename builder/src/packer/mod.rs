@@ -1,0 +1,14 @@
+//! Packer: what it is told, how it is run, what it says.
+//!
+//! - `template`: the JSON it gets. Every version reads that form; HCL2 differs from version to version.
+//! - `version`: which packer there is and whether it can make images of EC2.
+//! - `events`: its machine-readable lines as values.
+//! - `scrub`: takes secrets out of what it prints, because not every version does.
+
+pub mod events;
+pub mod scrub;
+pub mod template;
+pub mod version;
+
+/// The tag on everything that lives as long as one bake. Its value, the run's id, is also the name of the key pair.
+pub const RUN_TAG: &str = "kiln_run";

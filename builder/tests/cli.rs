@@ -1,0 +1,154 @@
+//! What the real program answers to bad input: one sentence that says what to do, and the right exit code.
+#![allow(clippy::disallowed_methods, reason = "a test starts the program and prepares its folder")]
+
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output};
+
+const KILN: &str = env!("CARGO_BIN_EXE_kiln");
+
+const GOOD: &str = "\
+images:
+  golden: {layer: golden, from: {ami: {owners: [\"136693071363\"], name: \"debian-12-*\"}}}
+  myapp: {layer: app, from: golden}
+targets:
+  lab: {kind: amazon-ebs, endpoint: lab}
+  nowhere: {kind: amazon-ebs, endpoint: \"http://127.0.0.1:9\", region: eu-west-1}
+  aws: {kind: amazon-ebs}
+";
+
+fn folder(text: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    if !text.is_empty() {
+        std::fs::write(folder.path().join("kiln.yaml"), text).unwrap();
+    }
+    folder
+}
+
+fn kiln(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(KILN);
+    command.args(arguments).current_dir(folder).env_clear();
+    command.envs([("PATH", "/usr/bin:/bin"), ("HOME", "/nonexistent"), ("AWS_EC2_METADATA_DISABLED", "true")]);
+    command.envs([("KILN_LAB", "no-such-lab"), ("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x")]);
+    command
+}
+
+fn said(output: &Output) -> String {
+    format!(
+        "exit {}\n{}{}",
+        output.status.code().unwrap_or(-1),
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+#[test]
+fn bad_input_gets_a_sentence_and_its_exit_code() {
+    let unknown = "images:\n  golden: {layer: golden, from: x, provison: [a.sh]}\n";
+    let cycle = "images:\n  golden: {layer: golden, from: jetty}\n  jetty: {layer: base, from: golden}\n";
+    let cases: &[(&str, &str)] = &[
+        ("", "bake golden"),
+        ("", "images"),
+        ("", "-f other/kiln.yaml latest golden"),
+        (unknown, "bake golden"),
+        (cycle, "template golden"),
+        (GOOD, "bake goldn --target lab"),
+        (GOOD, "latest zebra"),
+        (GOOD, "bake golden"),
+        (GOOD, "images --target lba"),
+        (GOOD, "bake golden --target lab"),
+        (GOOD, "bake golden --target lab --format json"),
+        (GOOD, "images --target lab"),
+        (GOOD, "images --target aws"),
+        (GOOD, "bake"),
+        (GOOD, "bake golden --format xml"),
+        (GOOD, "bale golden"),
+    ];
+    let mut text = String::new();
+    for (file, arguments) in cases {
+        let folder = folder(file);
+        let words: Vec<_> = arguments.split(' ').collect();
+        let output = kiln(folder.path(), &words).output().unwrap();
+        writeln!(text, "$ kiln {arguments}\n{}", said(&output)).unwrap();
+    }
+    // The one value that is different each time.
+    let time = text.find("\"elapsed_ms\":").unwrap() + "\"elapsed_ms\":".len();
+    let digits = text[time..].chars().take_while(char::is_ascii_digit).count();
+    text.replace_range(time..time + digits, "0");
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn without_packer_the_sentence_says_how_to_install_it() {
+    let folder = folder(GOOD);
+    let output = kiln(folder.path(), &["bake", "golden", "--target", "nowhere"]).env("PATH", "/nonexistent").output();
+    assert_eq!(
+        said(&output.unwrap()),
+        "exit 1\nkiln: packer is not on the path: install it with `apt-get install packer` or from \
+         https://developer.hashicorp.com/packer/install\n"
+    );
+}
+
+#[test]
+fn an_api_that_does_not_answer_is_named() {
+    let folder = folder(GOOD);
+    let output = kiln(folder.path(), &["images", "--target", "nowhere"]).output().unwrap();
+    let said = said(&output);
+    assert!(said.starts_with("exit 1\nkiln: DescribeImages failed at http://127.0.0.1:9: "), "{said}");
+    assert_eq!(said.lines().count(), 2, "one sentence: {said}");
+}
+
+/// Answers every request as DescribeImages does when nothing fits.
+fn empty_account() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 8192];
+            let _ = stream.read(&mut request);
+            let body = "<DescribeImagesResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\">\
+                        <requestId>1</requestId><imagesSet/></DescribeImagesResponse>";
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/xml\r\nconnection: close\r\ncontent-length:";
+            let _ = stream.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes());
+        }
+    });
+    address
+}
+
+#[test]
+fn an_account_without_images_says_what_to_do() {
+    let folder = folder(&GOOD.replace("http://127.0.0.1:9", &empty_account()));
+    let mut text = String::new();
+    for arguments in ["latest golden", "images", "images --format json", "template golden", "bake myapp"] {
+        let words: Vec<_> = arguments.split(' ').chain(["--target", "nowhere"]).collect();
+        let output = kiln(folder.path(), &words).output().unwrap();
+        writeln!(text, "$ kiln {arguments}\n{}", said(&output)).unwrap();
+    }
+    // A machine without packer says that first; the test above is about it.
+    if !text.contains("packer is not on the path") {
+        insta::assert_snapshot!(text);
+    }
+    assert!(!folder.path().join("kiln-reports").exists(), "nothing was baked, so there is no report");
+}
+
+#[test]
+fn the_lab_needs_root_and_says_so() {
+    let folder = folder(GOOD);
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), open).unwrap();
+    let copy = folder.path().join("kiln");
+    std::fs::copy(KILN, &copy).unwrap();
+    let root = nix::unistd::geteuid().is_root();
+    let mut command = if root { Command::new("setpriv") } else { Command::new(&copy) };
+    if root {
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&copy);
+    }
+    let output = command.args(["bake", "golden", "--target", "lab"]).current_dir(folder.path()).output().unwrap();
+    assert_eq!(
+        said(&output),
+        "exit 1\nkiln: baking in the lab needs root, because packer must enter the lab's network: run kiln with sudo\n"
+    );
+}
