@@ -37,8 +37,7 @@ pub fn run(system: &System, args: &Args) -> ExitCode {
         complain(&sentence);
         return ExitCode::from(USAGE);
     }
-    let options =
-        Options { seal: !args.verify_only, verify: args.verify || args.verify_only, skip: args.skip.clone() };
+    let options = Options { seal: !args.verify_only, verify: args.verify || args.verify_only, skip: args.skip.clone() };
     let report = seal::run(system, &options);
     match args.format {
         Format::Text => say(&text(&report)),

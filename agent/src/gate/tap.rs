@@ -209,7 +209,10 @@ mod tests {
             ("1..1\nok 1 a\n", (1, 1, 0, 0)),
             ("ok 1\nok 2\n1..2\n", (2, 2, 0, 0)),
             ("TAP version 13\n1..2\nok 1 - a\nnot ok 2 - b\n  ---\n  ok: no\n  ok 3\n  ...\n", (2, 1, 1, 0)),
-            ("TAP version 14\n1..1\n    ok 1 - sub\n    not ok 2 - sub # TODO\n    1..2\nok 1 - parent\n", (1, 1, 0, 0)),
+            (
+                "TAP version 14\n1..1\n    ok 1 - sub\n    not ok 2 - sub # TODO\n    1..2\nok 1 - parent\n",
+                (1, 1, 0, 0),
+            ),
             ("1..3\r\nok 1 a # skip no puppet\r\nok 2 b # SKIP\r\nok 3 c\r\n", (3, 1, 0, 2)),
             ("1..2\nok 2 b\nok 1 a\n", (2, 2, 0, 0)),
             ("1..2\nok\nnot ok\n", (2, 1, 1, 0)),

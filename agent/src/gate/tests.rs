@@ -237,11 +237,17 @@ mod test {
         assert_eq!(counts, Tests { planned: 2, passed: 1, failed: 0, skipped: 1 });
         assert!(printed.contains("ok 1 it runs"), "{printed}");
         for (text, expected) in [
-            ("@test \"it runs\" { false; }\n", "a.bats: 1 of 1 tests failed: \"it runs\" (`@test \"it runs\" { false; }' failed)"),
+            (
+                "@test \"it runs\" { false; }\n",
+                "a.bats: 1 of 1 tests failed: \"it runs\" (`@test \"it runs\" { false; }' failed)",
+            ),
             ("", "a.bats: there is no test in it"),
             ("# only a comment\n", "a.bats: there is no test in it"),
             ("@test \"a\" { skip; }\n@test \"b\" { skip; }\n", "all 2 tests were skipped, which proves nothing"),
-            ("setup_file() { false; }\n@test \"a\" { true; }\n@test \"b\" { true; }\n", "tests failed: \"setup_file failed\""),
+            (
+                "setup_file() { false; }\n@test \"a\" { true; }\n@test \"b\" { true; }\n",
+                "tests failed: \"setup_file failed\"",
+            ),
             ("@test \"a\" { kill -9 $PPID; }\n", "a.bats: "),
             ("@test \"a\" {\n", "a.bats: "),
         ] {
@@ -285,7 +291,11 @@ mod test {
         let system = System::new("/");
         system.write(&path, "#!/bin/sh\necho 1..2\necho ok 1\nexec sleep 60\n", FileOptions::mode(0o755)).unwrap();
         let (check, counts, _) = check(&system, &[path], Duration::from_millis(300), &mut |_| {});
-        assert!(check.message.ends_with("did not end within 300ms and was killed after 1 results"), "{}", check.message);
+        assert!(
+            check.message.ends_with("did not end within 300ms and was killed after 1 results"),
+            "{}",
+            check.message
+        );
         assert_eq!(counts.passed, 1);
     }
 

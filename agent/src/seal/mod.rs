@@ -218,7 +218,10 @@ mod tests {
         ("/etc/hostname", "ip-10-0-0-7\n"),
         ("/etc/hosts", "127.0.0.1 localhost\n127.0.1.1 ip-10-0-0-7.eu.internal ip-10-0-0-7\n10.1.1.1 db\n"),
         ("/etc/machine-id", "0123456789abcdef0123456789abcdef\n"),
-        ("/etc/ssh/ssh_host_rsa_key", "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQ\n"),
+        (
+            "/etc/ssh/ssh_host_rsa_key",
+            "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQ\n",
+        ),
         ("/etc/ssh/sshd_config", "Port 22\n"),
         ("/etc/shadow", "root:!::\n"),
         ("/etc/shadow-", "root:old::\n"),
@@ -234,7 +237,10 @@ mod tests {
         ("/var/lib/kiln/instances/i-1/journal.jsonl", "{}\n"),
         ("/var/lib/kiln/once.jsonl", "{}\n"),
         ("/var/lib/kiln/data/puppet", "ok\n"),
-        ("/var/lib/puppet/ssl/private_keys/a.pem", "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEAabcdefghijklmnop\n"),
+        (
+            "/var/lib/puppet/ssl/private_keys/a.pem",
+            "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEAabcdefghijklmnop\n",
+        ),
         ("/var/lib/systemd/random-seed", "x"),
         ("/tmp/script_1.sh", "password=1\n"),
         ("/tmp/systemd-private-1-ntp/tmp/x", "x"),
@@ -281,7 +287,9 @@ mod tests {
         ] {
             assert!(!system.exists(gone), "{gone} is still there");
         }
-        for stays in ["/etc/ssh/sshd_config", "/etc/shadow", "/home/admin/notes", "/usr/lib/kiln/agent", "/var/lib/kiln"] {
+        for stays in
+            ["/etc/ssh/sshd_config", "/etc/shadow", "/home/admin/notes", "/usr/lib/kiln/agent", "/var/lib/kiln"]
+        {
             assert!(system.exists(stays), "{stays} is gone");
         }
         assert_eq!(system.read_text("/etc/machine-id").unwrap(), "");

@@ -21,9 +21,8 @@ impl<'a> Tree<'a> {
     pub fn new(system: &'a System) -> Self {
         let passwd = system.read_text("/etc/passwd").unwrap_or_default();
         let told = passwd.lines().filter_map(|line| line.split(':').nth(5)).map(|home| home.trim_end_matches('/'));
-        let is_home = |home: &&str| {
-            home.starts_with('/') && !NO_HOMES.contains(&home[1..].split('/').next().unwrap_or_default())
-        };
+        let is_home =
+            |home: &&str| home.starts_with('/') && !NO_HOMES.contains(&home[1..].split('/').next().unwrap_or_default());
         let mut homes: BTreeSet<String> = told.filter(is_home).map(str::to_owned).collect();
         homes.insert("/root".to_owned());
         homes.extend(system.children("/home").into_iter().map(|found| found.path));
@@ -144,7 +143,8 @@ mod tests {
     fn a_pattern_reaches_every_home_and_nothing_behind_a_link() {
         let folder = tempfile::tempdir().unwrap();
         let system = System::new(folder.path());
-        let passwd = "root:x:0:0::/root:/bin/sh\nbin:x:2:2::/bin:/x\ndb:x:9:9::/var/lib/db:/x\nno:x:8:8::/nonexistent:/x\n";
+        let passwd =
+            "root:x:0:0::/root:/bin/sh\nbin:x:2:2::/bin:/x\ndb:x:9:9::/var/lib/db:/x\nno:x:8:8::/nonexistent:/x\n";
         system.write("/etc/passwd", passwd, FileOptions::default()).unwrap();
         for path in ["/root/.x", "/home/a/.x", "/home/b/.x", "/var/lib/db/.x", "/bin/.x", "/secret/.x"] {
             system.write(path, "", FileOptions::default()).unwrap();

@@ -62,8 +62,7 @@ const SCANNED: &[&str] =
     &["/root", "/home", "/etc", "/srv", "/opt", "/var/lib", "/var/www", "/usr/local", "/tmp", "/var/tmp"];
 /// What holds no secrets: public certificates, the package manager's lists, and a key that nobody trusts
 /// (see the checklist).
-const PUBLIC: &[&str] =
-    &["/etc/ssl/certs", "/var/lib/dpkg", "/var/lib/apt", "/etc/ssl/private/ssl-cert-snakeoil.key"];
+const PUBLIC: &[&str] = &["/etc/ssl/certs", "/var/lib/dpkg", "/var/lib/apt", "/etc/ssl/private/ssl-cert-snakeoil.key"];
 /// So much of each file is looked at; keys stand at the beginning of the files that hold them.
 const SCAN_BYTES: u64 = 1024 * 1024;
 /// So much of a file is looked at where it stands for something else than its content.
@@ -126,9 +125,10 @@ fn is_shipped(system: &System, path: &str) -> bool {
         return false;
     }
     let lists = system.list(LISTS).unwrap_or_default();
-    lists.iter().filter(|name| name.ends_with(".list")).any(|name| {
-        system.read_text(format!("{LISTS}/{name}")).is_ok_and(|text| text.lines().any(|line| line == path))
-    })
+    lists
+        .iter()
+        .filter(|name| name.ends_with(".list"))
+        .any(|name| system.read_text(format!("{LISTS}/{name}")).is_ok_and(|text| text.lines().any(|line| line == path)))
 }
 
 /// A PEM block with a body, or PuTTY's form. Source code and manuals name the markers without a body.
@@ -173,7 +173,8 @@ fn aws_access_key(bytes: &[u8]) -> Option<&'static str> {
         let Some(id) = bytes.get(at..at + 20) else {
             return false;
         };
-        let alone = !at.checked_sub(1).is_some_and(|before| joins(&bytes[before])) && !bytes.get(at + 20).is_some_and(joins);
+        let alone =
+            !at.checked_sub(1).is_some_and(|before| joins(&bytes[before])) && !bytes.get(at + 20).is_some_and(joins);
         // AWS's own manuals end theirs so.
         alone && id.iter().all(is_id) && !id.ends_with(b"EXAMPLE")
     });
@@ -209,7 +210,10 @@ fn authorized_keys(system: &System, tree: &Tree<'_>) -> Vec<(String, &'static st
     let folders = tree.homes.iter().map(|home| format!("{home}/.ssh"));
     let files = folders.flat_map(|folder| system.children(&folder)).filter(|found| found.kind == Kind::File);
     let named = files.map(|found| found.path).filter(|path| path.contains("/authorized_keys"));
-    named.filter(|path| has_lines(system, path)).map(|path| (path, "it lets somebody log in to every instance")).collect()
+    named
+        .filter(|path| has_lines(system, path))
+        .map(|path| (path, "it lets somebody log in to every instance"))
+        .collect()
 }
 
 fn has_lines(system: &System, path: &str) -> bool {
@@ -305,19 +309,22 @@ mod tests {
         ];
         assert_eq!(found_in(&files), Vec::<String>::new());
         let more = [&files[..], &[("/etc/x/key.pem", key.as_str()), ("/opt/app/key.pem", &key)]].concat();
-        let expected = ["/etc/x/key.pem: a private key is left in the image", "/opt/app/key.pem: a private key is left in the image"];
+        let expected = [
+            "/etc/x/key.pem: a private key is left in the image",
+            "/opt/app/key.pem: a private key is left in the image",
+        ];
         assert_eq!(found_in(&more), expected);
     }
 
     #[test]
     fn empty_files_and_comments_are_no_findings() {
-        let files = [
-            ("/etc/machine-id", ""),
-            ("/root/.bash_history", ""),
-            ("/root/.ssh/authorized_keys", "# nobody\n\n"),
-        ];
+        let files =
+            [("/etc/machine-id", ""), ("/root/.bash_history", ""), ("/root/.ssh/authorized_keys", "# nobody\n\n")];
         assert_eq!(found_in(&files), Vec::<String>::new());
-        let aside = found_in(&[("/root/.ssh/authorized_keys.old", "ssh-rsa AAAA me\n"), ("/etc/machine-id", "uninitialized\n")]);
+        let aside = found_in(&[
+            ("/root/.ssh/authorized_keys.old", "ssh-rsa AAAA me\n"),
+            ("/etc/machine-id", "uninitialized\n"),
+        ]);
         assert_eq!(aside.len(), 2, "{aside:?}");
     }
 }

@@ -8,11 +8,11 @@
 mod accounts;
 mod command;
 mod files;
-mod signals;
-mod tree;
 mod lock;
-mod watch;
+mod signals;
 mod steps;
+mod tree;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use nix::sys::time::{TimeVal, TimeValLike};
 pub use accounts::{Account, Group};
 pub use command::{Command, Finished, PATH, RunError};
 pub use files::FileOptions;
-pub use signals::on_termination;
-pub use tree::{Found, Kind};
 pub use lock::Lock;
+pub use signals::on_termination;
 pub use steps::shell_quote;
+pub use tree::{Found, Kind};
 
 /// The machine, or a tree that stands for one.
 #[derive(Clone, Debug)]

@@ -46,8 +46,9 @@ pub fn write(settings: &Settings, context: &Context, paths: &Paths) -> Result<bo
     }
     if !settings.csr_attributes.is_empty() {
         let path = settings.csr_attributes_path.as_deref().or(paths.get("csr_attributes"));
-        let text = serde_yaml::to_string(&settings.csr_attributes)
-            .map_err(|error| Failure::new(kiln_schema::status::Reason::Config, format!("puppet.csr_attributes: {error}")))?;
+        let text = serde_yaml::to_string(&settings.csr_attributes).map_err(|error| {
+            Failure::new(kiln_schema::status::Reason::Config, format!("puppet.csr_attributes: {error}"))
+        })?;
         if let Some(path) = path {
             // A challenge password is one of them.
             system.write(path, format!("---\n{text}"), FileOptions::mode(0o600))?;
@@ -132,7 +133,10 @@ mod tests {
             ("", "[agent]\nserver = p\n"),
             ("# mine\n[main]\nvardir = /v\n", "# mine\n[main]\nvardir = /v\n\n[agent]\nserver = p\n"),
             ("[agent]\nserver=old\nnoop = true\n", "[agent]\nserver = p\nnoop = true\n"),
-            ("[agent]\n# server = x\nnoop = true\n\n[main]\nserver = m\n", "[agent]\n# server = x\nnoop = true\nserver = p\n\n[main]\nserver = m\n"),
+            (
+                "[agent]\n# server = x\nnoop = true\n\n[main]\nserver = m\n",
+                "[agent]\n# server = x\nnoop = true\nserver = p\n\n[main]\nserver = m\n",
+            ),
             ("[agent]\nserver = a\nx = 1\n server = b\n", "[agent]\nserver = p\nx = 1\n"),
             ("[agent]\n", "[agent]\nserver = p\n"),
             ("[agent]\nserver_list = q\n", "[agent]\nserver_list = q\nserver = p\n"),
@@ -162,7 +166,8 @@ mod tests {
         assert!(write(&settings, &context, &paths).unwrap());
         assert!(!write(&settings, &context, &paths).unwrap());
         let conf = context.system.read_text("/etc/puppet/puppet.conf").unwrap();
-        let expected = "[main]\nssldir = /s\n\n[agent]\ncertname = i-i-test.web.example.org\nhttp_proxy_password = hunter2\n";
+        let expected =
+            "[main]\nssldir = /s\n\n[agent]\ncertname = i-i-test.web.example.org\nhttp_proxy_password = hunter2\n";
         assert_eq!(conf, expected);
         assert_eq!(mode(&context, "/etc/puppet/puppet.conf"), 0o600);
         let csr = context.system.read_text("/etc/puppet/csr.yaml").unwrap();

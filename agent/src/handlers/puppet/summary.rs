@@ -106,7 +106,10 @@ mod tests {
     fn a_run_that_was_not_good_says_why() {
         let with = |from: &str, to: &str| Summary::parse(&REAL.replace(from, to)).unwrap().failure();
         assert_eq!(with("failed: 0", "failed: 2").as_deref(), Some("2 of 8 resources failed"));
-        assert_eq!(with("failed_to_restart: 0", "failed_to_restart: 1").as_deref(), Some("1 of 8 resources failed to restart"));
+        assert_eq!(
+            with("failed_to_restart: 0", "failed_to_restart: 1").as_deref(),
+            Some("1 of 8 resources failed to restart")
+        );
         let no_catalogue = Summary::parse("---\nversion:\n  config: \ntime:\n  last_run: 1700000001\n").unwrap();
         assert_eq!(no_catalogue.failure().as_deref(), Some("the run ended without a catalogue"));
         assert_eq!(no_catalogue.detail(), json!({}));
