@@ -338,7 +338,7 @@ mod tests {
             "{{puppet: {{mode: apply, manifest: {folder}/site.pp, {more} exec_args: ['--confdir={folder}/conf', \
              '--vardir={folder}/var', '--publicdir={folder}/public', '--rundir={folder}/run', '--logdir={folder}/log']}}}}"
         );
-        std::fs::create_dir_all(format!("{folder}/tree")).unwrap();
+        System::new("/").make_dir(format!("{folder}/tree"), 0o755, None).unwrap();
         let mut context = Context::for_test(Path::new(&format!("{folder}/tree")), &text);
         context.system = System::new("/");
         let config = kiln_schema::yaml::read::<super::super::config::Config>(&context.config, "").value.unwrap();
