@@ -123,11 +123,14 @@ async fn run_packer(
     let unset: &[&str] = if site.environment.is_empty() { &[] } else { &FOREIGN };
 
     let mut watch = Watch::new(&plan.recipe.name);
-    let mut hear = |line: String| {
+    let mut hear = |line: Option<String>| {
+        let Some(line) = line else { return watch.silence(progress) };
         for event in events::parse(&scrubber.clean(&line)) {
             let text = match &event {
-                Event::Say(text) | Event::Error(text) | Event::Other(text) => text.clone(),
-                Event::Image(region, id) => format!("image {region}:{id}"),
+                Event::Say(text) | Event::Error(text) => text,
+                // Panics and the like; what is for programs has been said in words as well.
+                Event::Other(text) if !text.contains(',') => text,
+                Event::Other(_) | Event::Image(..) => "",
             };
             // A full disk must not end a bake that may be nearly done.
             if !text.trim().is_empty() {

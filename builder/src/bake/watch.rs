@@ -35,6 +35,8 @@ const GATE_NOTES: [&str; 2] = ["waiting for ", "testing: "];
 pub struct Watch {
     build: String,
     phase: Option<Phase>,
+    /// What the gate waits for, until it has been told.
+    waiting: Option<String>,
     /// The last lines since the phase, or a script in it, began.
     pub tail: VecDeque<String>,
     /// The sentence of a step that failed.
@@ -53,6 +55,7 @@ impl Watch {
         Watch {
             build: build.to_owned(),
             phase: None,
+            waiting: None,
             tail: VecDeque::new(),
             failed: None,
             reason: None,
@@ -95,12 +98,21 @@ impl Watch {
         }
     }
 
+    /// Nothing has come for a moment: what is waited for now is worth a line. A handler that is done
+    /// at once is not.
+    pub fn silence(&mut self, progress: &mut Progress) {
+        if let Some(waiting) = self.waiting.take() {
+            progress.note(Phase::Gate, &waiting);
+        }
+    }
+
     fn line(&mut self, line: &str, progress: &mut Progress) {
         let text = without_prefix(line, &self.build);
         if let Some(marked) = text.strip_prefix(MARK) {
             self.marked(marked, progress);
         } else if let Some((_, phase)) = ANNOUNCEMENTS.iter().find(|(start, _)| text.starts_with(start)) {
-            if self.phase != Some(*phase) {
+            // Packer says some of these more than once.
+            if self.phase < Some(*phase) {
                 let detail = match phase {
                     Phase::Connect => text.split_once("connect: ").map_or("", |(_, address)| address),
                     _ => "",
@@ -110,7 +122,7 @@ impl Watch {
         } else {
             let note = text.strip_prefix("kiln-agent: ").unwrap_or(text);
             if self.phase == Some(Phase::Gate) && GATE_NOTES.iter().any(|start| note.starts_with(start)) {
-                progress.note(Phase::Gate, note);
+                self.waiting = Some(note.to_owned());
             }
             self.keep(text);
         }
@@ -131,6 +143,7 @@ impl Watch {
 
     fn enter(&mut self, phase: Phase, detail: &str, progress: &mut Progress) {
         self.phase = Some(phase);
+        self.waiting = None;
         if self.failed.is_none() {
             self.tail.clear();
         }
