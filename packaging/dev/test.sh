@@ -22,8 +22,4 @@ packaging/demo/foundation.sh target/foundation
 packaging/dev/check-package.sh "$agent" target/foundation
 
 printf '\n== end to end, on the lab\n'
-end_to_end=()
-for file in tests/tests/*.rs; do
-    end_to_end+=(--test "$(basename "$file" .rs)")
-done
-cargo test --locked --workspace "${end_to_end[@]}"
+tests/e2e.sh

@@ -10,6 +10,9 @@ use super::print::{Format, complain, say, say_json};
 use crate::seal::{self, Options, Report};
 use crate::system::System;
 
+/// Findings that a person is shown.
+const SHOWN: usize = 20;
+
 /// Arguments of `seal`.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Exit codes:
@@ -26,6 +29,9 @@ pub struct Args {
     /// Entries of the checklist to pass over; the report names them
     #[arg(long, value_name = "ID", num_args = 1..)]
     skip: Vec<String>,
+    /// Files or folders that may hold what looks like a secret (`*` stands for part of a name); the report names them
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    permit: Vec<String>,
     /// How to print what was done
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -37,7 +43,12 @@ pub fn run(system: &System, args: &Args) -> ExitCode {
         complain(&sentence);
         return ExitCode::from(USAGE);
     }
-    let options = Options { seal: !args.verify_only, verify: args.verify || args.verify_only, skip: args.skip.clone() };
+    let options = Options {
+        seal: !args.verify_only,
+        verify: args.verify || args.verify_only,
+        skip: args.skip.clone(),
+        permit: args.permit.clone(),
+    };
     let report = seal::run(system, &options);
     match args.format {
         Format::Text => say(&text(&report)),
@@ -54,8 +65,14 @@ fn text(report: &Report) -> String {
     for skipped in &report.skipped {
         text.push_str(&format!("skipped  {:<20} although {}\n", skipped.id, skipped.why));
     }
-    for finding in &report.findings {
+    for pattern in &report.permitted {
+        text.push_str(&format!("permit   {pattern}\n"));
+    }
+    for finding in report.findings.iter().take(SHOWN) {
         text.push_str(&format!("found    {:<20} {}\n", finding.rule, finding.message));
+    }
+    if report.findings.len() > SHOWN {
+        text.push_str(&format!("found    {} more; --format json tells all\n", report.findings.len() - SHOWN));
     }
     text.push_str(match (report.findings.len(), report.verified) {
         (0, true) => "nothing is left that must not be in an image\n",

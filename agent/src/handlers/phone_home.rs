@@ -154,7 +154,7 @@ impl Field {
 
 impl Handler for PhoneHome {
     const NAME: &'static str = "phone_home";
-    const SUMMARY: &'static str = "Tells a server how the boot went, once it has taken the message";
+    const SUMMARY: &'static str = "Tells a server how the boot went";
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Boot;
     const TELLS: bool = true;

@@ -15,7 +15,7 @@ pub struct SshRsaHostKey;
 
 impl Handler for SshRsaHostKey {
     const NAME: &'static str = "ssh_rsa_host_key";
-    const SUMMARY: &'static str = "Makes the RSA host key, when sshd already answers with the others";
+    const SUMMARY: &'static str = "Makes the RSA host key, for which sshd need not wait";
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Instance;
     const TIMEOUT: Duration = Duration::from_secs(120);

@@ -49,7 +49,7 @@ struct Template {
 
 impl Handler for Templates {
     const NAME: &'static str = "templates";
-    const SUMMARY: &'static str = "Renders files from the instance's names, addresses and metadata";
+    const SUMMARY: &'static str = "Renders files from the instance's names and addresses";
     const STAGE: Stage = Stage::Init;
     const FREQUENCY: Frequency = Frequency::Boot;
     type Config = Config;

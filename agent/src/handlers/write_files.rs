@@ -144,7 +144,7 @@ impl Handler for WriteFiles {
 
 impl Handler for WriteFilesDeferred {
     const NAME: &'static str = "write_files_deferred";
-    const SUMMARY: &'static str = "Writes the files that were to wait, or whose owner did not exist yet";
+    const SUMMARY: &'static str = "Writes the files that wait for their owner or for the end";
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Instance;
     type Config = Config;

@@ -27,6 +27,9 @@ pub struct Options {
     pub verify: bool,
     /// Entries that are passed over, in sealing and in looking.
     pub skip: Vec<String>,
+    /// Patterns, as in the checklist, of files and folders that may hold what looks like a secret, such
+    /// as the keys in a library's tests. They are never removed for it either way.
+    pub permit: Vec<String>,
 }
 
 /// What was done and found, schema 1.
@@ -42,6 +45,8 @@ pub struct Report {
     pub sealed: Vec<Sealed>,
     /// The entries that were passed over as asked: a weakness of the image that is to be recorded on it.
     pub skipped: Vec<Skipped>,
+    /// The patterns of files that were permitted, which is to be recorded as well.
+    pub permitted: Vec<String>,
     /// Whether the machine was looked at again.
     pub verified: bool,
     /// What must not be in an image and is.
@@ -113,13 +118,14 @@ pub fn run(system: &System, options: &Options) -> Report {
         }
     }
     if options.verify {
-        findings.extend(verify::look(system, &is_skipped));
+        findings.extend(verify::look(system, &is_skipped, &options.permit));
     }
     let cause = findings.first().map(|finding| finding.message.clone());
     let verdict = if cause.is_some() { Verdict::Failed } else { Verdict::Passed };
     let skipped = CHECKLIST.iter().filter(|item| is_skipped(item.id));
     let skipped = skipped.map(|item| Skipped { id: item.id, why: item.why }).collect();
-    Report { schema: 1, verdict, cause, sealed, skipped, verified: options.verify, findings }
+    let permitted = options.permit.clone();
+    Report { schema: 1, verdict, cause, sealed, skipped, permitted, verified: options.verify, findings }
 }
 
 /// Does what an entry says to all that it names, and goes on after an error.
@@ -259,7 +265,7 @@ mod tests {
     fn sealed(skip: &[&str]) -> (tempfile::TempDir, System, Report) {
         let (tree, system) = baked();
         let skip = skip.iter().map(|id| (*id).to_owned()).collect();
-        let report = run(&system, &Options { seal: true, verify: true, skip });
+        let report = run(&system, &Options { seal: true, verify: true, skip, permit: Vec::new() });
         (tree, system, report)
     }
 
@@ -301,7 +307,7 @@ mod tests {
     fn sealing_twice_changes_nothing_more() {
         let (_tree, system, first) = sealed(&[]);
         assert!(first.sealed.iter().map(|sealed| sealed.changed).sum::<u64>() > 15);
-        let again = run(&system, &Options { seal: true, verify: true, skip: Vec::new() });
+        let again = run(&system, &Options { seal: true, verify: true, ..Options::default() });
         assert_eq!(again.sealed.iter().map(|sealed| sealed.changed).sum::<u64>(), 0, "{again:?}");
         assert_eq!(again.verdict, Verdict::Passed);
     }
@@ -309,7 +315,7 @@ mod tests {
     #[test]
     fn verifying_alone_changes_nothing_and_finds_everything() {
         let (_tree, system) = baked();
-        let report = run(&system, &Options { seal: false, verify: true, skip: Vec::new() });
+        let report = run(&system, &Options { seal: false, verify: true, ..Options::default() });
         for (path, text) in BAKED {
             assert_eq!(system.read_text(path).unwrap(), *text, "{path}");
         }
@@ -323,11 +329,14 @@ mod tests {
         let (_tree, system) = baked();
         let key = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQ\n";
         system.write("/root/deploy", key, FileOptions::mode(0o600)).unwrap();
-        let report = run(&system, &Options { seal: true, verify: true, skip: Vec::new() });
+        let report = run(&system, &Options { seal: true, verify: true, ..Options::default() });
         assert_eq!(report.verdict, Verdict::Failed);
         assert_eq!(report.cause.as_deref(), Some("/root/deploy: a private key is left in the image"));
         assert!(!serde_json::to_string(&report).unwrap().contains("b3BlbnNz"), "the key itself is told");
         assert_eq!(system.read_text("/root/deploy").unwrap(), key);
+        let permit = vec!["/root/dep*".to_owned()];
+        let report = run(&system, &Options { verify: true, permit: permit.clone(), ..Options::default() });
+        assert_eq!((report.verdict, report.permitted), (Verdict::Passed, permit));
     }
 
     #[test]
@@ -352,7 +361,7 @@ mod tests {
         let (_tree, system) = baked();
         system.remove("/etc/machine-id").unwrap();
         system.write("/etc/machine-id/x", "", FileOptions::default()).unwrap();
-        let report = run(&system, &Options { seal: true, verify: true, skip: Vec::new() });
+        let report = run(&system, &Options { seal: true, verify: true, ..Options::default() });
         assert_eq!(report.findings, []);
         assert_eq!(system.read_text("/etc/machine-id").unwrap(), "");
     }
@@ -363,7 +372,7 @@ mod tests {
         let system = System::new(tree.path());
         system.write("/etc", "not a folder", FileOptions::default()).unwrap();
         system.write("/var/log/syslog", "line\n", FileOptions::default()).unwrap();
-        let report = run(&system, &Options { seal: true, verify: false, skip: Vec::new() });
+        let report = run(&system, &Options { seal: true, verify: false, ..Options::default() });
         assert_eq!(report.findings.len(), 1, "{report:?}");
         assert_eq!(report.findings[0].rule, "machine-id");
         assert_eq!(system.read_text("/var/log/syslog").unwrap(), "");

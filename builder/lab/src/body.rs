@@ -85,7 +85,8 @@ impl Body {
         files::remove(&socket).doing(doing)?;
         let notices = UnixDatagram::bind(&socket).doing(doing)?;
         let console = files::open_log(&paths.consoles().join(id)).doing(doing)?;
-        let environment = [("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", OsStr::new("1")), ("NOTIFY_SOCKET", socket.as_os_str())];
+        let environment =
+            [("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", OsStr::new("1")), ("NOTIFY_SOCKET", socket.as_os_str())];
         let supervisor = process::machine(&command(paths, instance, group), &environment, console).doing(doing)?;
         Ok(Body { supervisor, notices, leader: None, pending: Vec::new() })
     }
@@ -192,7 +193,9 @@ fn command(paths: &Paths, instance: &Instance, group: PathBuf) -> Vec<OsString> 
         "--register=no",
         "--keep-unit",
         "--notify-ready=yes",
-        "--console=pipe",
+        // A terminal of its own, of which only the output is passed on: with a mere pipe there is
+        // no /dev/console to write to.
+        "--console=read-only",
         // The image is as it is: nothing of the host goes into it.
         "--resolv-conf=off",
         "--timezone=off",
@@ -206,6 +209,7 @@ fn command(paths: &Paths, instance: &Instance, group: PathBuf) -> Vec<OsString> 
     add(format!("--setenv=AWS_ENDPOINT_URL=http://{GATEWAY}:{}", moto::PORT).as_ref());
     add(format!("--setenv=AWS_REGION={}", instance.region).as_ref());
     // What a console of EC2 shows: the units as they start.
+    add("--".as_ref());
     add("--show-status=1".as_ref());
     command
 }

@@ -170,7 +170,8 @@ fn obey(command: Command) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Driver { lab, region, python } => {
-            let stderr = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(false);
+            let stderr =
+                tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(false);
             let _ = tracing_subscriber::registry().with(stderr.with_filter(LevelFilter::INFO)).try_init();
             driver::run(driver::Options { paths: Paths::new(&lab.name)?, region, python })?;
             Ok(ExitCode::SUCCESS)

@@ -134,11 +134,7 @@ impl MachineHandle {
     ///
     /// # Errors
     /// When the machine does not run, or the command has not ended in time; it is killed then.
-    pub fn run<A: Into<OsString>>(
-        &self,
-        command: impl IntoIterator<Item = A>,
-        within: Duration,
-    ) -> Result<Output> {
+    pub fn run<A: Into<OsString>>(&self, command: impl IntoIterator<Item = A>, within: Duration) -> Result<Output> {
         let command = self.command(command)?;
         process::capture(&command, b"", within).doing(|| format!("cannot run a command in {}", self.instance))
     }
@@ -152,7 +148,8 @@ impl MachineHandle {
             return Err(Error::Input(format!("the machine of {} does not run", self.instance)));
         };
         let target = format!("--target={}", leader.pid);
-        let enter = ["nsenter", &target, "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd", "--"];
+        let enter =
+            ["nsenter", &target, "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd", "--"];
         let term = format!("TERM={}", std::env::var("TERM").unwrap_or_else(|_| "dumb".to_owned()));
         let clean = ["env", "-i", "HOME=/root", "USER=root", "LOGNAME=root", "SHELL=/bin/bash", "LANG=C.UTF-8"];
         let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -128,10 +128,9 @@ async fn start(options: Options) -> Result<(Arc<Lab>, oneshot::Receiver<()>)> {
         me.record(&paths.daemon_pid()).doing(note)?;
     }
     net::make_lab(&paths)?;
-    let (metadata, forward) = netns::within(&paths.namespace(), || {
-        Ok((listen((IMDS, 80).into())?, listen((GATEWAY, PROXY_PORT).into())?))
-    })
-    .doing(|| "cannot listen in the lab's namespace".to_owned())?;
+    let (metadata, forward) =
+        netns::within(&paths.namespace(), || Ok((listen((IMDS, 80).into())?, listen((GATEWAY, PROXY_PORT).into())?)))
+            .doing(|| "cannot listen in the lab's namespace".to_owned())?;
     let (moto, emulator) = Moto::start(&paths, &python, &region).await?;
     let api = SocketAddr::from((GATEWAY, moto::PORT));
     let relayed = relay::start(paths.namespace(), api).doing(|| "cannot bring the API to the host".to_owned())?;

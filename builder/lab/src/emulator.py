@@ -230,6 +230,7 @@ def describe_instance(account, region, backend, reservation, instance):
         "profile": profile_of(backend, instance),
         "on_shutdown": instance.instance_initiated_shutdown_behavior,
         "metadata": instance.metadata_options.http_endpoint == "enabled",
+        "token_required": instance.metadata_options.http_tokens == "required",
         "tags": {tag["key"]: tag["value"] for tag in instance.get_tags()}
         if instance.metadata_options.instance_metadata_tags == "enabled"
         else None,

@@ -244,7 +244,10 @@ mod tests {
     #[test]
     fn a_removed_import_leaves_the_tree_where_it_is() {
         let (folder, mut store) = store();
-        let gone = { store.sweep(&["ami-0"].into()); store.sweep(&BTreeSet::new()) };
+        let gone = {
+            store.sweep(&["ami-0"].into());
+            store.sweep(&BTreeSet::new())
+        };
         fs::write(folder.path().join("tree/file"), "kept").unwrap();
         for place in gone {
             files::remove_tree(&place).unwrap();

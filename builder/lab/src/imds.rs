@@ -101,15 +101,24 @@ impl Service {
     }
 
     fn read(&self, instance: &Instance, uri: &Uri, headers: &HeaderMap) -> Result<Response, Refusal> {
-        let token = headers.get(TOKEN).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        let address = IpAddr::V4(instance.address);
-        if !tokens.get(token).is_some_and(|(owner, end)| *owner == address && *end > Instant::now()) {
-            return Err((StatusCode::UNAUTHORIZED, "a token from PUT /latest/api/token is needed"));
+        match headers.get(TOKEN).map(|value| value.to_str().unwrap_or_default()) {
+            Some(token) if self.holds(token, instance) => {}
+            Some(_) => return Err((StatusCode::UNAUTHORIZED, "the token is not one of this instance, or has expired")),
+            // An instance launched without MetadataOptions takes both versions of the service, and a
+            // stock cloud-init that does not recognise EC2 by its firmware only asks in the first.
+            None if !instance.token_required => {}
+            None => return Err((StatusCode::UNAUTHORIZED, "a token from PUT /latest/api/token is needed")),
         }
-        drop(tokens);
         let absent = (StatusCode::NOT_FOUND, "there is no such metadata");
         Tree::of(instance).get(path(uri)?).map(text).ok_or(absent)
+    }
+}
+
+impl Service {
+    fn holds(&self, token: &str, instance: &Instance) -> bool {
+        let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = IpAddr::V4(instance.address);
+        tokens.get(token).is_some_and(|(owner, end)| *owner == address && *end > Instant::now())
     }
 }
 
@@ -185,6 +194,13 @@ mod tests {
         let token = token(at, "60").await;
         assert_eq!(ask(at, "GET /latest/meta-data/instance-id", &token).await, (200, "i-1".to_owned()));
         assert_eq!(ask(at, "GET /2021-03-23/meta-data/instance-id", &token).await, (200, "i-1".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn an_instance_that_requires_no_token_still_refuses_a_wrong_one() {
+        let (at, _states) = start(|one| one.token_required = false);
+        assert_eq!(ask(at, "GET /latest/meta-data/instance-id", "").await, (200, "i-1".to_owned()));
+        assert_eq!(ask(at, "GET /latest/meta-data/instance-id", "X-aws-ec2-metadata-token: no\r\n").await.0, 401);
     }
 
     #[tokio::test]

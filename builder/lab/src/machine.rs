@@ -245,6 +245,5 @@ impl Keeper {
 }
 
 fn wants_tree_of(image: &Image, instance: &str) -> bool {
-    image.state == "pending"
-        && image.source.as_ref().is_some_and(|source| source.instance.as_deref() == Some(instance))
+    image.state == "pending" && image.source.as_ref().is_some_and(|source| source.instance.as_deref() == Some(instance))
 }

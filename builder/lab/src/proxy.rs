@@ -217,9 +217,10 @@ mod tests {
 
     #[test]
     fn an_absolute_request_goes_on_in_origin_form() {
-        let (target, head, body) =
-            read("GET http://deb.debian.org/a?b HTTP/1.1\r\nHost: deb.debian.org\r\nProxy-Connection: keep-alive\r\n\r\n")
-                .unwrap();
+        let (target, head, body) = read(
+            "GET http://deb.debian.org/a?b HTTP/1.1\r\nHost: deb.debian.org\r\nProxy-Connection: keep-alive\r\n\r\n",
+        )
+        .unwrap();
         assert_eq!(target, "deb.debian.org:80");
         assert_eq!(head, "GET /a?b HTTP/1.1\r\nHost: deb.debian.org\r\nConnection: close\r\n\r\n");
         assert_eq!(body, Body::Length(0));

@@ -100,9 +100,9 @@ fn unmount(folder: &Path) -> Result<usize> {
 fn namespaces(paths: &Paths) -> Result<usize> {
     let doing = || format!("cannot remove the network namespaces of lab {}", paths.name());
     let all = files::entries(&Paths::namespaces()).doing(doing)?;
-    let mine = all.iter().filter(|path| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| paths.owns_namespace(name))
-    });
+    let mine = all
+        .iter()
+        .filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| paths.owns_namespace(name)));
     let mut removed = 0;
     for namespace in mine {
         netns::remove(namespace).doing(doing)?;

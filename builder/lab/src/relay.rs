@@ -20,8 +20,8 @@ pub fn start(namespace: PathBuf, to: SocketAddr) -> io::Result<SocketAddr> {
     let address = listener.local_addr()?;
     let (entered, outcome) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        let runtime = netns::enter(&namespace)
-            .and_then(|()| tokio::runtime::Builder::new_current_thread().enable_io().build());
+        let runtime =
+            netns::enter(&namespace).and_then(|()| tokio::runtime::Builder::new_current_thread().enable_io().build());
         match runtime {
             Ok(runtime) => {
                 let _ = entered.send(Ok(()));

@@ -78,6 +78,8 @@ pub struct Instance {
     pub on_shutdown: OnShutdown,
     /// Whether the metadata service is switched on.
     pub metadata: bool,
+    /// Whether metadata without a token is refused, as version 2 of the service does.
+    pub token_required: bool,
     /// The tags, when the instance may see them.
     pub tags: Option<BTreeMap<String, String>>,
     /// How often a reboot was asked for.
@@ -132,7 +134,7 @@ pub mod tests {
             "reservation": "r-1", "launch_index": 0, "launched": "2026-11-24T12:00:00Z",
             "security_groups": ["default"], "vpc": "vpc-1", "subnet": "subnet-1",
             "key_name": "deploy", "public_key": "ssh-ed25519 AAAA", "user_data": "I2Nsb3VkLWNvbmZpZwo=",
-            "profile": null, "on_shutdown": "stop", "metadata": true, "tags": null, "reboots": 0
+            "profile": null, "on_shutdown": "stop", "metadata": true, "token_required": true, "tags": null, "reboots": 0
         }))
         .unwrap()
     }

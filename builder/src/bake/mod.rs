@@ -130,7 +130,9 @@ async fn run_packer(
                 Event::Image(region, id) => format!("image {region}:{id}"),
             };
             // A full disk must not end a bake that may be nearly done.
-            let _ = log.line(&format!("{} {text}", Timestamp::now().strftime("%H:%M:%S")));
+            if !text.trim().is_empty() {
+                let _ = log.line(&format!("{} {text}", Timestamp::now().strftime("%H:%M:%S")));
+            }
             watch.see(&event, progress);
         }
     };

@@ -47,27 +47,18 @@ impl Site {
 
 async fn lab(target: &Target) -> Result<Site, Error> {
     let name = std::env::var("KILN_LAB").unwrap_or_else(|_| "default".to_owned());
-    let access = load(&name)?;
-    let text = |text: &str| text.to_owned();
-    let environment = vec![
-        (text("AWS_ACCESS_KEY_ID"), text("lab")),
-        (text("AWS_SECRET_ACCESS_KEY"), text("lab")),
-        (text("AWS_REGION"), access.region.clone()),
-    ];
-    let ec2 = Ec2::new(Some(&access.region), Some(&access.host_endpoint), &environment).await;
+    let access = match Access::load(&name) {
+        Ok(Some(access)) => access,
+        Ok(None) => return Err(Error::Lab(format!("the lab `{name}` is not up; start it: kiln lab up"))),
+        Err(error) => return Err(Error::Lab(error.to_string())),
+    };
+    let ec2 = Ec2::new(Some(&access.region), Some(&access.host_endpoint), &access.host_environment()).await;
     Ok(Site {
         name: target.name.clone(),
         region: access.region.clone(),
         api: Api::Lab(access.endpoint.clone()),
         ec2,
-        enter: vec![text("nsenter"), format!("--net={}", access.netns.display()), text("--")],
-        environment,
+        enter: access.enter(),
+        environment: access.environment(),
     })
-}
-
-fn load(name: &str) -> Result<Access, Error> {
-    let path = format!("/run/kiln-lab/{name}/access.json");
-    let text =
-        std::fs::read(&path).map_err(|_| Error::Lab(format!("the lab `{name}` is not up; start it: kiln lab up")))?;
-    serde_json::from_slice(&text).map_err(|error| Error::Lab(format!("{path}: {error}")))
 }

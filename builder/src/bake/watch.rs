@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use super::progress::{Phase, Progress};
 use crate::packer::events::{Event, without_prefix};
 
+/// EC2's own words on an instance that did not start; packer's reason is then that it waited in vain.
+const DETAILS: &str = "Instance state change details: ";
+
 /// How many of the last lines are kept for a failure.
 const TAIL: usize = 15;
 
@@ -76,11 +79,14 @@ impl Watch {
             Event::Say(line) => self.line(line, progress),
             Event::Error(line) => {
                 let own = format!("Build '{}' errored", self.build);
-                if let Some(rest) = without_prefix(line, &self.build).strip_prefix(&own) {
+                let text = without_prefix(line, &self.build);
+                if let Some(rest) = text.strip_prefix(&own) {
                     let reason = rest.split_once(": ").map_or(rest, |(_, reason)| reason);
-                    self.reason = Some(reason.to_owned());
+                    self.reason.get_or_insert_with(|| reason.to_owned());
+                } else if let Some(details) = text.strip_prefix(DETAILS) {
+                    self.reason = Some(format!("the instance did not start: {details}"));
                 } else if !line.trim().is_empty() {
-                    self.last_error = Some(without_prefix(line, &self.build).to_owned());
+                    self.last_error = Some(text.to_owned());
                 }
                 self.line(line, progress);
             }
@@ -180,6 +186,17 @@ mod tests {
         ] {
             assert_eq!(watch(&[line]).reason.as_deref(), Some("Timeout waiting for SSH."));
         }
+    }
+
+    #[test]
+    fn an_instance_that_did_not_start_is_told_in_the_words_of_ec2() {
+        let watch = watch(&[
+            "1,,ui,error,==> golden: Error waiting for instance (i-1) to become ready: ResourceNotReady",
+            "1,,ui,error,==> golden: Instance state change details: Server.InsufficientInstanceCapacity: none left",
+            "1,,ui,error,Build 'golden' errored after 1 second: Error waiting for instance (i-1) to become ready",
+        ]);
+        let reason = "the instance did not start: Server.InsufficientInstanceCapacity: none left";
+        assert_eq!(watch.reason.as_deref(), Some(reason));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use kiln_schema::diagnostic::{Diagnostic, Severity, nearest};
 use kiln_schema::yaml::{Node, Place, Value};
 
-use super::types::{self, File, From, Image};
+use super::types::{File, From, Image};
 use super::{Endpoint, Target};
 
 /// Owners of images that are names and not account numbers.
@@ -55,9 +55,9 @@ impl<'a> Checker<'a> {
     }
 
     /// The targets, checked.
-    pub fn targets(&mut self, targets: &IndexMap<String, types::Target>) -> IndexMap<String, Target> {
+    pub fn targets(&mut self, file: &File) -> IndexMap<String, Target> {
         let mut checked = IndexMap::new();
-        for (name, target) in targets {
+        for (name, target) in &file.targets {
             let endpoint = match target.endpoint.as_deref() {
                 None => Endpoint::Aws,
                 Some("lab") => Endpoint::Lab,
@@ -68,7 +68,8 @@ impl<'a> Checker<'a> {
                     continue;
                 }
             };
-            let target = Target { name: name.clone(), endpoint, region: target.region.clone() };
+            let region = target.region.as_ref().or(file.defaults.region.as_ref()).cloned();
+            let target = Target { name: name.clone(), endpoint, region };
             checked.insert(name.clone(), target);
         }
         checked

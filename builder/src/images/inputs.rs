@@ -26,8 +26,9 @@ impl BakeKey {
     /// # Errors
     /// When something cannot be read.
     pub fn add_path(&mut self, label: &str, path: &Path) -> io::Result<()> {
+        let path = &path.canonicalize()?;
         for entry in walk(path)? {
-            let full = if entry.as_os_str().is_empty() { path.to_owned() } else { path.join(&entry) };
+            let full = below(path, &entry);
             let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", full.display()));
             let about = fs::symlink_metadata(&full).map_err(at)?;
             self.add(label, entry.as_os_str().as_bytes());
@@ -47,13 +48,17 @@ impl BakeKey {
     }
 }
 
+/// Joined with nothing a path would get a slash, and a file with a slash is no file.
+fn below(path: &Path, entry: &Path) -> PathBuf {
+    if entry.as_os_str().is_empty() { path.to_owned() } else { path.join(entry) }
+}
+
 /// The path itself, as an empty one, and everything below it, sorted.
 fn walk(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = vec![PathBuf::new()];
     let mut next = 0;
     while next < found.len() {
-        let here = path.join(&found[next]);
-        // A file named directly may be a link; one inside a folder stays a link.
+        let here = below(path, &found[next]);
         if fs::symlink_metadata(&here)?.is_dir() {
             for entry in fs::read_dir(&here)? {
                 found.push(found[next].join(entry?.file_name()));
@@ -91,6 +96,18 @@ mod tests {
         fs::write(folder.path().join("b"), "2").unwrap();
         let keys = [first, program, renamed, key(folder.path())];
         assert!(keys.iter().enumerate().all(|(i, key)| !keys[..i].contains(key)), "{keys:?}");
+    }
+
+    #[test]
+    fn a_file_counts_by_content_and_a_link_to_it_as_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("a"), folder.path().join("b"));
+        fs::write(&file, "1").unwrap();
+        std::os::unix::fs::symlink("a", &link).unwrap();
+        let first = key(&file);
+        assert_eq!(key(&link), first);
+        fs::write(&file, "2").unwrap();
+        assert_ne!(key(&file), first);
     }
 
     #[test]

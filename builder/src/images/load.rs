@@ -39,7 +39,7 @@ fn parse(path: &Path, folder: &Path, text: &str) -> Result<Kilnfile, Error> {
 
     let mut checker = Checker::new(&root, folder);
     checker.check(&file);
-    let targets = checker.targets(&file.targets);
+    let targets = checker.targets(&file);
     if !checker.findings.is_empty() {
         return Err(Error::Findings(checker.findings));
     }
@@ -138,6 +138,7 @@ mod tests {
         assert_eq!(file.image("golden").unwrap().gate_timeout.as_secs(), 5400);
         assert_eq!(file.target(None).unwrap().endpoint, Endpoint::Lab);
         assert_eq!(file.target(Some("there")).unwrap().region.as_deref(), Some("us-east-1"));
+        assert_eq!(file.target(Some("else")).unwrap().region.as_deref(), Some("eu-west-1"), "the default");
         assert_eq!(file.target(Some("else")).unwrap().endpoint, Endpoint::Url("http://127.0.0.1:5000".to_owned()));
     }
 

@@ -160,6 +160,7 @@ impl<'a> Puppet<'a> {
         let deadline = Instant::now() + self.settings.timeout();
         loop {
             let started = now();
+            let before = self.summary_text(paths);
             let command = self.command(deadline.saturating_duration_since(Instant::now())).args(self.arguments());
             let finished = match self.context.run(&command) {
                 Ok(finished) => finished,
@@ -167,7 +168,7 @@ impl<'a> Puppet<'a> {
                 Err(error) => return Err(error.into()),
             };
             if !is_in_progress(&finished) {
-                return judge(&finished, self.summary(paths, started), paths);
+                return judge(&finished, self.summary(paths, started, before.as_deref()), paths);
             }
             if !self.wait_for_the_other(paths, deadline)? {
                 let lock = paths.get("agent_catalog_run_lockfile").unwrap_or_default();
@@ -177,9 +178,14 @@ impl<'a> Puppet<'a> {
         }
     }
 
-    /// The summary, unless it is of an earlier run.
-    fn summary(&self, paths: &Paths, started: Timestamp) -> Option<Summary> {
-        let text = self.context.system.read_text(paths.get("lastrunfile")?).ok()?;
+    fn summary_text(&self, paths: &Paths) -> Option<String> {
+        self.context.system.read_text(paths.get("lastrunfile")?).ok()
+    }
+
+    /// The summary, unless it is of an earlier run. Its clock has whole seconds, so it must also differ
+    /// from what was there before.
+    fn summary(&self, paths: &Paths, started: Timestamp, before: Option<&str>) -> Option<Summary> {
+        let text = self.summary_text(paths).filter(|text| Some(text.as_str()) != before)?;
         Summary::parse(&text).ok().filter(|summary| summary.is_of_run_since(started))
     }
 
@@ -262,5 +268,137 @@ fn shorten(line: &str) -> String {
     match line.char_indices().nth(LINE) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::{FileOptions, System};
+    use std::path::Path;
+
+    fn finished(code: Option<i32>, stdout: &str, stderr: &str) -> Finished {
+        let signal = if code.is_none() { Some(9) } else { None };
+        Finished { code, signal, took: Duration::from_secs(1), stdout: stdout.into(), stderr: stderr.into() }
+    }
+
+    fn summary(failed: u32, restarts: u32) -> Option<Summary> {
+        let text = format!("resources: {{changed: 1, failed: {failed}, failed_to_restart: {restarts}, total: 9}}\n");
+        Some(Summary::parse(&text).unwrap())
+    }
+
+    #[test]
+    fn exit_codes_mean_what_puppet_says_they_mean() {
+        let facter = "Error: Facter: Permission denied\nError: it broke (file: /a.pp, line: 3)\nError: more\n";
+        for (code, stderr, summary, expected) in [
+            (Some(0), "", summary(0, 0), Ok(())),
+            (Some(2), facter, summary(0, 0), Ok(())),
+            (Some(0), "", summary(2, 0), Err("2 of 9 resources failed")),
+            (Some(2), "", summary(0, 1), Err("1 of 9 resources failed to restart")),
+            (Some(2), "", None, Err("puppet exited 2 and left no summary of this run in /s.yaml")),
+            (Some(4), facter, summary(3, 0), Err("3 of 9 resources failed: it broke (file: /a.pp, line: 3)")),
+            (Some(6), "", summary(3, 0), Err("3 of 9 resources failed")),
+            (Some(6), facter, None, Err("resources failed: it broke (file: /a.pp, line: 3)")),
+            (Some(1), facter, None, Err("the run did not begin: it broke (file: /a.pp, line: 3)")),
+            (Some(1), "", None, Err("the run did not begin: Notice: Skipping run; administratively disabled")),
+            (Some(127), "", None, Err("puppet exited 127")),
+            (None, "", None, Err("puppet was killed by SIGKILL")),
+        ] {
+            let run = finished(code, "Notice: Skipping run; administratively disabled\n", stderr);
+            let result = judge(&run, summary, &parse_paths("lastrunfile = /s.yaml\n"));
+            match (result, expected) {
+                (Ok(detail), Ok(())) => assert_eq!(detail["summary"], "/s.yaml"),
+                (Err(failure), Err(message)) => {
+                    assert!(failure.message.ends_with(message), "{code:?}: {}", failure.message);
+                    assert_eq!(failure.detail.unwrap()["exit_code"], json!(code));
+                }
+                (result, expected) => panic!("{code:?}: {result:?}, expected {expected:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn only_an_agent_that_found_another_is_in_progress() {
+        let notice = "Notice: Run of Puppet configuration client already in progress; skipping  (/l exists)\n";
+        assert!(is_in_progress(&finished(Some(1), notice, "")));
+        assert!(!is_in_progress(&finished(Some(0), notice, "")));
+        assert!(!is_in_progress(&finished(Some(1), "Notice: other\n", "Error: other\n")));
+    }
+
+    #[test]
+    fn a_line_without_end_is_cut() {
+        let said = first_error(&finished(Some(1), "", &format!("Error: {}\n", "é".repeat(1000)))).unwrap();
+        assert_eq!(said.chars().count(), LINE + 1);
+    }
+
+    /// Settings from user-data, on this machine, and paths in a folder of the test's own.
+    fn with_real_puppet(folder: &Path, manifest: &str, more: &str, test: impl FnOnce(&Puppet<'_>, &Paths)) {
+        let folder = folder.display();
+        let text = format!(
+            "{{puppet: {{mode: apply, manifest: {folder}/site.pp, {more} exec_args: ['--confdir={folder}/conf', \
+             '--vardir={folder}/var', '--publicdir={folder}/public', '--rundir={folder}/run', '--logdir={folder}/log']}}}}"
+        );
+        System::new("/").make_dir(format!("{folder}/tree"), 0o755, None).unwrap();
+        let mut context = Context::for_test(Path::new(&format!("{folder}/tree")), &text);
+        context.system = System::new("/");
+        let config = kiln_schema::yaml::read::<super::super::config::Config>(&context.config, "").value.unwrap();
+        context.system.write(format!("{folder}/site.pp"), manifest, FileOptions::default()).unwrap();
+        match Puppet::find(&config.puppet, &context) {
+            Ok(puppet) => {
+                test(&puppet, &parse_paths(&format!("lastrunfile = {folder}/public/last_run_summary.yaml\n")));
+            }
+            Err(failure) => eprintln!("this test did not run: {}", failure.message),
+        }
+    }
+
+    #[test]
+    fn real_puppet_is_understood() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().display();
+        let good = format!("file {{ '{path}/out': ensure => file, content => 'x' }}\n");
+        with_real_puppet(folder.path(), &good, "", |puppet, paths| {
+            let changed = puppet.converge(paths).unwrap();
+            assert_eq!((&changed["exit_code"], &changed["changed"]), (&json!(2), &json!(1)), "{changed}");
+            let same = puppet.converge(paths).unwrap();
+            assert_eq!((&same["exit_code"], &same["changed"]), (&json!(0), &json!(0)), "{same}");
+        });
+        let bad = format!("file {{ '{path}/no/such/folder': ensure => file }}\n");
+        with_real_puppet(folder.path(), &bad, "tries: 2,", |puppet, paths| {
+            let failure = puppet.converge(paths).unwrap_err();
+            assert!(failure.message.contains("of 8 resources failed: Could not set 'file' on ensure"), "{failure:?}");
+            assert!(failure.message.ends_with("(after 2 tries)"), "{failure:?}");
+        });
+        // The summary of the run before is there, and is not taken for this one's.
+        with_real_puppet(folder.path(), "file { '/x':\n  ensure =>\n}}\n", "", |puppet, paths| {
+            let failure = puppet.converge(paths).unwrap_err();
+            assert!(failure.message.contains("Syntax error at '}' (file: "), "{failure:?}");
+            assert_eq!(failure.detail.unwrap().get("failed"), None);
+        });
+    }
+
+    #[test]
+    fn a_run_that_takes_too_long_is_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        with_real_puppet(folder.path(), "exec { '/bin/sleep 600': }\n", "timeout: 1s,", |puppet, paths| {
+            let failure = puppet.converge(paths).unwrap_err();
+            assert_eq!(failure.reason, Reason::Timeout);
+            assert!(failure.message.starts_with("puppet did not end within 1 s and was killed; it had said"));
+        });
+    }
+
+    #[test]
+    fn another_run_is_waited_for_until_its_lock_is_gone() {
+        let tree = tempfile::tempdir().unwrap();
+        let context = Context::for_test(tree.path(), "puppet:");
+        let settings = Settings::default();
+        let puppet = Puppet { settings: &settings, context: &context };
+        let paths = parse_paths("statedir = /state\nagent_catalog_run_lockfile = /state/lock\n");
+        context.system.write("/state/lock", "1", FileOptions::default()).unwrap();
+        let soon = Instant::now() + Duration::from_millis(50);
+        assert!(!puppet.wait_for_the_other(&paths, soon).unwrap());
+        let system = context.system.clone();
+        let other = std::thread::spawn(move || system.remove("/state/lock").unwrap());
+        assert!(puppet.wait_for_the_other(&paths, Instant::now() + Duration::from_secs(20)).unwrap());
+        other.join().unwrap();
     }
 }

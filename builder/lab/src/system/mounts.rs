@@ -107,10 +107,7 @@ mod tests {
 
     #[test]
     fn a_space_in_a_mount_point_is_read() {
-        assert_eq!(
-            points_below(TABLE, Path::new("/var/lib/kiln-lab/ab")),
-            [PathBuf::from("/var/lib/kiln-lab/ab/x y")]
-        );
+        assert_eq!(points_below(TABLE, Path::new("/var/lib/kiln-lab/ab")), [PathBuf::from("/var/lib/kiln-lab/ab/x y")]);
     }
 
     #[test]

@@ -1,0 +1,10 @@
+//! End-to-end cases on the lab: real packer, real puppet, real systemd, an AWS emulator over HTTP.
+//!
+//! `tests/e2e.sh` makes what they need and runs them; without it they are left out.
+
+mod boot;
+mod gate;
+mod phone_home;
+mod puppet;
+mod refusals;
+mod route53;
