@@ -61,7 +61,9 @@ network: {config: disabled}
 ssh_genkeytypes: [ed25519]
 ssh_pwauth: false
 disable_root: true
-apt_preserve_sources_list: true
+apt: {preserve_sources_list: true}
+locale: C.UTF-8
+manage_etc_hosts: true
 system_info:
   default_user:
     name: admin
