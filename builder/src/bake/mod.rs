@@ -96,7 +96,8 @@ pub async fn bake(file: &Kilnfile, request: &Request, progress: &mut Progress) -
         Err((cause, tail)) => {
             let security_group = watch.security_group.as_deref();
             let left = leftovers::remove(&site, Run { id: &plan.run, image_name: &plan.name, security_group }).await;
-            let cause = format!("{}: {cause}", plan.recipe.name);
+            let gone = if ended.stopped_by.is_some() && left.is_empty() { "; nothing of it is left" } else { "" };
+            let cause = format!("{}: {cause}{gone}", plan.recipe.name);
             Err(Error::Failed(Box::new(Failure { cause, tail, report: folder, left })))
         }
     }
