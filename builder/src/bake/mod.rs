@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
+use crate::aws::Run;
 use crate::images::{Endpoint, Kilnfile, base};
 use crate::packer::events::{self, Event};
 use crate::packer::scrub::Scrubber;
@@ -93,8 +94,10 @@ pub async fn bake(file: &Kilnfile, request: &Request, progress: &mut Progress) -
     match outcome {
         Ok(id) => Ok(Baked { id, name: plan.name, report: folder }),
         Err((cause, tail)) => {
-            let left = leftovers::remove(&site, &plan.run, &plan.name).await;
-            let cause = format!("{}: {cause}", plan.recipe.name);
+            let security_group = watch.security_group.as_deref();
+            let left = leftovers::remove(&site, Run { id: &plan.run, image_name: &plan.name, security_group }).await;
+            let gone = if ended.stopped_by.is_some() && left.is_empty() { "; nothing of it is left" } else { "" };
+            let cause = format!("{}: {cause}{gone}", plan.recipe.name);
             Err(Error::Failed(Box::new(Failure { cause, tail, report: folder, left })))
         }
     }
@@ -164,7 +167,9 @@ fn judge(
         return Err((sentence.clone(), tail()));
     }
     if !ended.status.success() {
-        let reason = watch.reason.as_ref().or(watch.last_error.as_ref());
+        // What scripts write to standard error is an error to packer, so its last one counts only before them.
+        let before_scripts = watch.phase() < Some(Phase::Install);
+        let reason = watch.reason.as_ref().or(watch.last_error.as_ref().filter(|_| before_scripts));
         let reason = reason.map_or_else(|| format!("packer ended with {}", ended.status), Clone::clone);
         return Err(match watch.phase() {
             Some(Phase::Seal) => not_sealed(&tail()),

@@ -8,6 +8,12 @@ use crate::packer::events::{Event, without_prefix};
 /// EC2's own words on an instance that did not start; packer's reason is then that it waited in vain.
 const DETAILS: &str = "Instance state change details: ";
 
+/// By what packer announces the security group it makes.
+const SECURITY_GROUP: &str = "Creating temporary security group for this instance: ";
+
+/// sudo's complaint on a machine whose own name leads nowhere yet. It says nothing about a failure.
+const NOISE: &str = "sudo: unable to resolve host";
+
 /// How many of the last lines are kept for a failure.
 const TAIL: usize = 15;
 
@@ -43,6 +49,8 @@ pub struct Watch {
     pub failed: Option<String>,
     /// Packer's own reason for giving up.
     pub reason: Option<String>,
+    /// The name of the security group that packer made.
+    pub security_group: Option<String>,
     /// The last thing that packer called an error.
     pub last_error: Option<String>,
     /// Images that were made: `(region, id)`.
@@ -60,6 +68,7 @@ impl Watch {
             failed: None,
             reason: None,
             last_error: None,
+            security_group: None,
             images: Vec::new(),
         }
     }
@@ -108,7 +117,9 @@ impl Watch {
 
     fn line(&mut self, line: &str, progress: &mut Progress) {
         let text = without_prefix(line, &self.build);
-        if let Some(marked) = text.strip_prefix(MARK) {
+        if let Some(name) = text.strip_prefix(SECURITY_GROUP) {
+            self.security_group = Some(name.trim().to_owned());
+        } else if let Some(marked) = text.strip_prefix(MARK) {
             self.marked(marked, progress);
         } else if let Some((_, phase)) = ANNOUNCEMENTS.iter().find(|(start, _)| text.starts_with(start)) {
             // Packer says some of these more than once.
@@ -152,7 +163,7 @@ impl Watch {
 
     /// After a failure only the report is packed: that is not what failed.
     fn keep(&mut self, text: &str) {
-        if self.failed.is_none() && !text.trim().is_empty() {
+        if self.failed.is_none() && !text.trim().is_empty() && !text.starts_with(NOISE) {
             self.tail.push_back(text.to_owned());
             if self.tail.len() > TAIL {
                 self.tail.pop_front();
@@ -189,6 +200,20 @@ mod tests {
         assert_eq!(watch.failed.as_deref(), Some("the script scripts/golden.sh failed with exit code 100"));
         assert_eq!(watch.tail, ["E: Unable to locate package pupet"]);
         assert_eq!(watch.phase(), Some(Phase::Provision));
+    }
+
+    #[test]
+    fn of_a_recorded_run_everything_is_known_that_a_failure_needs() {
+        let recorded: Vec<_> = include_str!("../packer/recorded-1.6.6.txt").lines().collect();
+        let end = recorded.iter().position(|line| line.contains("no artifacts were created")).unwrap();
+        let failed = watch(&recorded[..=end]);
+        let reason = "Script exited with non-zero exit status: 3.Allowed exit codes are: [0]";
+        assert_eq!(failed.reason.as_deref(), Some(reason));
+        assert_eq!(failed.security_group.as_deref(), Some("packer_6b05a218-c813-b71d-5d43-0ea65c28cf85"));
+        let succeeded = watch(&recorded[end + 1..]);
+        assert_eq!(succeeded.phase(), Some(Phase::Tag));
+        assert_eq!(succeeded.images, [("us-east-1".to_owned(), "ami-75b5dfd48877b5c08".to_owned())]);
+        assert_eq!(succeeded.reason, None);
     }
 
     #[test]
