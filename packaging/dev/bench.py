@@ -51,7 +51,7 @@ STAGES = {
 }
 # Python tells at its end what it has cost itself; its children are not in RUSAGE_SELF.
 SITECUSTOMIZE = """
-import atexit, os, resource
+import atexit, resource
 def tell():
     u = resource.getrusage(resource.RUSAGE_SELF)
     with open("/var/tmp/own", "a") as f:
@@ -111,7 +111,9 @@ def make_tree(foundation, to, agent, deb):
         run([*chroot, "ssh-keygen", "-A"])
     else:
         write(to / "etc/cloud/cloud.cfg.d/99-bench.cfg", "datasource_list: [NoCloud]\n")
-        write(to / "usr/lib/python3/dist-packages/sitecustomize.py", SITECUSTOMIZE)
+        for own in to.glob("etc/python3.*"):
+            with (own / "sitecustomize.py").open("a") as customization:
+                customization.write(SITECUSTOMIZE)
     for name in ("user-data", "meta-data"):
         text = USER_DATA if name == "user-data" else "instance-id: i-bench\n"
         write(to / "var/lib/cloud/seed/nocloud" / name, text)
