@@ -118,7 +118,15 @@ fn run_handlers(
         }
         runner.step(&turn.step())?;
     }
-    Ok(())
+    match runner.finish() {
+        Ok(()) => Ok(()),
+        Err(error) => report.diagnostics(vec![unwritable(&error)]),
+    }
+}
+
+/// A full disk is a reason to say so, not to leave the machine without keys.
+fn unwritable(error: &io::Error) -> Diagnostic {
+    Diagnostic::error(paths::STATE, format!("cannot be written: {error}"))
 }
 
 /// In a bake, what puppet and the scripts need is uploaded after the machine has booted.
@@ -189,8 +197,7 @@ fn remember(system: &System, report: &Report, instance: &Instance) -> io::Result
         .and_then(|()| system.link(paths::CURRENT_INSTANCE, &folder));
     match kept {
         Ok(()) => Ok(()),
-        // A full disk is a reason to say so, not to leave the machine without keys.
-        Err(error) => report.diagnostics(vec![Diagnostic::error(paths::STATE, format!("cannot be written: {error}"))]),
+        Err(error) => report.diagnostics(vec![unwritable(&error)]),
     }
 }
 

@@ -1,7 +1,8 @@
 //! What ran, so that a crash at any point is known at the next start.
 //!
-//! One line of JSON an event, appended and on the disk before the work begins or is reported. A line
-//! that a crash cut short is the last one and is passed over.
+//! One line of JSON an event, appended. A start is on the disk before the work begins; an end is there
+//! with the next start, or when the stage ends: a power cut in between makes the next boot run that
+//! handler again and say so. A line that a crash cut short is the last one and is passed over.
 
 use std::collections::HashMap;
 use std::io;
@@ -40,6 +41,8 @@ pub struct Journal {
     last: HashMap<String, Last>,
     /// Why it cannot be read.
     unreadable: Option<String>,
+    /// Its last line is not on the disk yet.
+    unsettled: bool,
     /// Its last line was cut short by a crash; the next event must not be glued to it.
     torn: bool,
 }
@@ -52,7 +55,14 @@ impl Journal {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(error) => {
                 let unreadable = (error.kind() != io::ErrorKind::NotFound).then(|| error.to_string());
-                return Journal { system: system.clone(), path, last: HashMap::new(), unreadable, torn: false };
+                return Journal {
+                    system: system.clone(),
+                    path,
+                    last: HashMap::new(),
+                    unreadable,
+                    unsettled: false,
+                    torn: false,
+                };
             }
         };
         let mut last = HashMap::new();
@@ -64,7 +74,7 @@ impl Journal {
             last.insert(event.handler, state);
         }
         let torn = !text.is_empty() && !text.ends_with('\n');
-        Journal { system: system.clone(), path, last, unreadable: None, torn }
+        Journal { system: system.clone(), path, last, unreadable: None, unsettled: false, torn }
     }
 
     /// How the last run of a handler stands.
@@ -78,7 +88,7 @@ impl Journal {
     /// When it cannot be written; the handler must not run then, as nobody would know.
     pub fn started(&mut self, handler: &str) -> io::Result<()> {
         let at = now();
-        self.add(Event { handler: handler.to_owned(), boot_id: self.system.boot_id(), at, report: None })?;
+        self.add(Event { handler: handler.to_owned(), boot_id: self.system.boot_id(), at, report: None }, true)?;
         self.last.insert(handler.to_owned(), Last::Interrupted(at));
         Ok(())
     }
@@ -90,19 +100,28 @@ impl Journal {
     pub fn ended(&mut self, report: &HandlerReport) -> io::Result<()> {
         let handler = report.name.clone();
         let event = Event { handler, boot_id: self.system.boot_id(), at: now(), report: Some(report.clone()) };
-        self.add(event)?;
+        self.add(event, false)?;
         self.last.insert(report.name.clone(), Last::Ended(Box::new(report.clone())));
         Ok(())
     }
 
-    fn add(&mut self, event: Event) -> io::Result<()> {
+    /// Puts the last end on the disk.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn settle(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.unsettled) { self.system.sync(&self.path) } else { Ok(()) }
+    }
+
+    fn add(&mut self, event: Event, durable: bool) -> io::Result<()> {
         if let Some(error) = &self.unreadable {
             return Err(io::Error::other(error.clone()));
         }
         let mut line = if self.torn { vec![b'\n'] } else { Vec::new() };
         serde_json::to_writer(&mut line, &event)?;
         line.push(b'\n');
-        let added = self.system.append(&self.path, &line, FileOptions::mode(0o600).durable());
+        let added = self.system.append(&self.path, &line, FileOptions { durable, ..FileOptions::mode(0o600) });
+        self.unsettled = !durable;
         // A full disk may have taken a part of the line.
         self.torn = added.is_err();
         added

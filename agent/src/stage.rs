@@ -130,6 +130,14 @@ impl Runner {
         self.deadline = self.deadline.max(Instant::now() + time);
     }
 
+    /// Puts what ran last on the disk.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn finish(&mut self) -> io::Result<()> {
+        self.journal.settle().and(self.once.settle())
+    }
+
     fn journal_of(&mut self, frequency: Frequency) -> &mut Journal {
         if frequency == Frequency::Once { &mut self.once } else { &mut self.journal }
     }

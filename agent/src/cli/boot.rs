@@ -21,6 +21,10 @@ pub struct Args {
 /// Runs the stages. Exit 0 done or still running, 1 failed, 2 degraded, 5 disabled.
 pub fn run(system: &System, args: &Args) -> ExitCode {
     let begun = Instant::now();
+    // Where commands run that are given no folder: as under systemd, whoever starts the agent by hand.
+    if system.is_live() {
+        let _ = std::env::set_current_dir("/");
+    }
     let booted = boot::boot(system, args.stage.map(Into::into));
     if let Some(cost) = own_cost() {
         let (wall, cpu) = (begun.elapsed().as_secs_f64() * 1e3, cost.cpu.as_secs_f64() * 1e3);

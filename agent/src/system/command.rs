@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -204,7 +205,10 @@ impl System {
     }
 
     fn spawn(&self, command: &Command) -> Result<Child, RunError> {
-        let mut process = std::process::Command::new(&command.program);
+        // With the path looked up here, std starts a live machine's programs by posix_spawn(3), which
+        // copies nothing of this process; with a PATH of its own to search, or a folder, it forks.
+        let program = self.find_program(&command.program)?;
+        let mut process = std::process::Command::new(program);
         process
             .args(&command.args)
             .env("PATH", PATH)
@@ -213,10 +217,12 @@ impl System {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        let folder = command.folder.clone().unwrap_or_else(|| "/".to_owned());
         if self.is_live() {
-            process.current_dir(folder);
+            if let Some(folder) = &command.folder {
+                process.current_dir(folder);
+            }
         } else {
+            let folder = command.folder.clone().unwrap_or_else(|| "/".to_owned());
             let root = self.root().to_owned();
             // SAFETY: between fork and exec only chroot(2) and chdir(2) are called, both of which may be called there.
             #[expect(unsafe_code, reason = "chroot(2) has no safe form in std::process::Command")]
@@ -232,6 +238,20 @@ impl System {
             io::ErrorKind::NotFound => RunError::Missing(command.program.clone()),
             _ => RunError::Start(command.program.clone(), error),
         })
+    }
+}
+
+impl System {
+    /// The path of a program: the first of its name in [`PATH`] that may be executed.
+    fn find_program(&self, program: &str) -> Result<String, RunError> {
+        if program.contains('/') {
+            return Ok(program.to_owned());
+        }
+        let executable = |path: &String| {
+            self.metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+        };
+        let mut candidates = PATH.split(':').map(|folder| format!("{folder}/{program}"));
+        candidates.find(executable).ok_or_else(|| RunError::Missing(program.to_owned()))
     }
 }
 
