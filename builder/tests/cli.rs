@@ -1,5 +1,6 @@
 //! What the real program answers to bad input: one sentence that says what to do, and the right exit code.
 #![allow(clippy::disallowed_methods, reason = "a test starts the program and prepares its folder")]
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by failing loudly")]
 
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};

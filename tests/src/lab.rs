@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use aws_sdk_ec2::types::{InstanceStateName, InstanceType, ShutdownBehavior};
+use aws_sdk_ec2::types::{ImageState, InstanceStateName, InstanceType, ShutdownBehavior};
 use kiln_schema::Status;
 
 /// How long a machine may take to do what a test waits for. Far above what it needs: a slow day is no failure.
@@ -79,18 +79,17 @@ impl Lab {
         answer.reservations()[0].instances()[0].state().unwrap().name().unwrap().clone()
     }
 
-    /// Ids of the instances that are not terminated.
-    pub fn living(&self) -> Vec<String> {
-        let answer = self.block_on(self.ec2.describe_instances().send()).unwrap();
-        let instances = answer.reservations().iter().flat_map(|r| r.instances());
-        let alive = instances.filter(|i| i.state().unwrap().name() != Some(&InstanceStateName::Terminated));
-        alive.map(|i| i.instance_id().unwrap().to_owned()).collect()
-    }
-
-    /// Ids of all images that this account owns.
-    pub fn images(&self) -> Vec<String> {
-        let answer = self.block_on(self.ec2.describe_images().owners("self").send()).unwrap();
-        answer.images().iter().map(|image| image.image_id().unwrap().to_owned()).collect()
+    /// Waits until an image can be launched.
+    pub fn becomes_available(&self, image: &str) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.block_on(self.ec2.describe_images().image_ids(image).send()).unwrap();
+            if answer.images().iter().any(|i| i.state() == Some(&ImageState::Available)) {
+                return;
+            }
+            assert!(Instant::now() < end, "{:?}", answer.images());
+            std::thread::sleep(Duration::from_millis(200));
+        }
     }
 }
 

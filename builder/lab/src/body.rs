@@ -12,7 +12,7 @@ use tokio::net::UnixDatagram;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep_until};
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Result};
 use crate::images::{Stack, options};
 use crate::net::{self, GATEWAY};
 use crate::paths::Paths;
@@ -173,6 +173,12 @@ pub fn take_down(paths: &Paths, instance: &str) -> Result<()> {
     net::remove_machine(paths, instance)
 }
 
+/// Whether a machine ended to start anew: without a unit of its own, the supervisor leaves that to
+/// whoever started it, and says so by this exit code.
+pub fn reboots(status: ExitStatus) -> bool {
+    status.code() == Some(133)
+}
+
 /// The command line that boots a machine.
 fn command(paths: &Paths, instance: &Instance, group: PathBuf) -> Vec<OsString> {
     let id = &instance.id;
@@ -249,7 +255,8 @@ pub fn seal(paths: &Paths, instance: &str, moved: bool, layer: &std::path::Path)
     let upper = paths.machine(instance).join("upper");
     let doing = || format!("cannot keep the disk of {instance} as an image");
     if !upper.is_dir() {
-        return Err(Error::Input(format!("instance {instance} never had a disk to make an image of")));
+        // Nothing was written since the image before.
+        return files::make_dir(layer, 0o755).doing(doing);
     }
     if moved {
         // The work folder belongs to the upper folder that goes.

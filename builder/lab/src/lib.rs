@@ -14,9 +14,9 @@
 //! # Ok::<(), kiln_lab::Error>(())
 //! ```
 //!
-//! Inside, data flows one way: [`moto`] answers the API and tells its whole state at every change,
-//! [`driver`] gives every instance a [`machine`] that follows it, and [`machine`] tells [`moto`] what
-//! became of it. [`reap`] removes a lab from its name alone.
+//! Inside, data flows one way: `moto` answers the API and tells its whole state at every change,
+//! `driver` gives every instance a `machine` that follows it, and `machine` tells `moto` what became
+//! of it. `reap` removes a lab from its name alone.
 
 use std::path::PathBuf;
 

@@ -52,11 +52,15 @@ pub async fn keep(lab: Arc<Lab>, id: String) {
         tokio::select! {
             changed = states.changed() => if changed.is_err() { let _ = closing.wait_for(|closing| *closing).await; },
             _ = closing.changed() => {}
-            event = next_event(&mut keeper.body) => keeper.hear(event, &state).await,
+            event = next_event(&mut keeper.body) => {
+                // What was asked for meanwhile counts: a stop that came first was no shutdown of its own.
+                let state = states.borrow_and_update().clone();
+                keeper.hear(event, &state).await;
+            }
             () = sleep_until(overdue.unwrap_or_else(Instant::now)), if overdue.is_some() => {
                 tracing::warn!("{} did not reboot by itself and is switched off and on", keeper.id);
-                keeper.power_off().await;
                 keeper.overdue = None;
+                keeper.power_off().await;
             }
         }
     }
@@ -149,13 +153,20 @@ impl Keeper {
             Event::Ended(status) => {
                 tracing::info!("{} is off ({status})", self.id);
                 let ran = self.body.take().is_some_and(|body| body.leader().is_some());
-                self.put_down().await;
+                if ran && body::reboots(status) {
+                    // It is still to run, so it is booted again next.
+                    return self.put_down(Power::Starting).await;
+                }
+                self.put_down(Power::Off).await;
                 if !ran {
                     let words = body::last_words(&self.lab.paths, &self.id);
                     return self.fail(&format!("the machine did not start ({status}): {words}")).await;
                 }
-                let on_shutdown = state.instance(&self.id).map_or(OnShutdown::Stop, |instance| instance.on_shutdown);
-                let life = match on_shutdown {
+                let Some(instance) = state.instance(&self.id) else { return };
+                if !matches!(instance.state, Life::Pending | Life::Running) {
+                    return;
+                }
+                let life = match instance.on_shutdown {
                     OnShutdown::Stop => Life::Stopped,
                     OnShutdown::Terminate => Life::ShuttingDown,
                 };
@@ -170,12 +181,12 @@ impl Keeper {
         if let Some(body) = self.body.take() {
             body.stop().await;
         }
-        self.put_down().await;
+        self.put_down(Power::Off).await;
     }
 
-    async fn put_down(&mut self) {
+    async fn put_down(&mut self, power: Power) {
         self.tell(|machine| {
-            machine.power = Power::Off;
+            machine.power = power;
             machine.leader = None;
         });
         let (lab, id) = (Arc::clone(&self.lab), self.id.clone());

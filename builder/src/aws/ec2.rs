@@ -9,7 +9,7 @@ use aws_sdk_ec2::client::Waiters;
 use aws_sdk_ec2::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::{Filter, Image, Tag};
 
-use super::{Ami, Error, FindImages, ImageQuery, Reap, Thing};
+use super::{Ami, Error, FindImages, ImageQuery, Reap, Run, Thing};
 use crate::packer::RUN_TAG;
 
 /// How long an instance may take to be gone.
@@ -119,14 +119,14 @@ impl FindImages for Ec2 {
 }
 
 impl Reap for Ec2 {
-    async fn of_run(&self, run: &str, image_name: &str) -> Result<Vec<Thing>, Error> {
+    async fn of_run(&self, run: Run<'_>) -> Result<Vec<Thing>, Error> {
         let tagged = format!("tag:{RUN_TAG}");
         let mut things = Vec::new();
         let alive = ["pending", "running", "stopping", "stopped"];
         let mut pages = self
             .client
             .describe_instances()
-            .filters(filter(&tagged, &[run]))
+            .filters(filter(&tagged, &[run.id]))
             .filters(filter("instance-state-name", &alive))
             .into_paginator()
             .send();
@@ -135,20 +135,24 @@ impl Reap for Ec2 {
             let instances = page.reservations().iter().flat_map(|reservation| reservation.instances());
             things.extend(instances.filter_map(|instance| Some(Thing::Instance(instance.instance_id()?.to_owned()))));
         }
-        let keys = self.client.describe_key_pairs().filters(filter("key-name", &[run])).send().await;
+        let keys = self.client.describe_key_pairs().filters(filter("key-name", &[run.id])).send().await;
         let keys = keys.map_err(|error| self.error("DescribeKeyPairs", &error))?;
         things.extend(keys.key_pairs().iter().filter_map(|key| Some(Thing::KeyPair(key.key_name()?.to_owned()))));
-        let groups = self.client.describe_security_groups().filters(filter(&tagged, &[run])).send().await;
-        let groups = groups.map_err(|error| self.error("DescribeSecurityGroups", &error))?;
-        things.extend(
-            groups
-                .security_groups()
-                .iter()
-                .filter_map(|group| Some(Thing::SecurityGroup(group.group_id()?.to_owned()))),
-        );
+        let mut groups = vec![filter(&tagged, &[run.id])];
+        groups.extend(run.security_group.map(|name| filter("group-name", &[name])));
+        for by in groups {
+            let found = self.client.describe_security_groups().filters(by).send().await;
+            let found = found.map_err(|error| self.error("DescribeSecurityGroups", &error))?;
+            let ids = found.security_groups().iter().filter_map(|group| group.group_id());
+            for thing in ids.map(|id| Thing::SecurityGroup(id.to_owned())) {
+                if !things.contains(&thing) {
+                    things.push(thing);
+                }
+            }
+        }
         let query = ImageQuery {
             owners: vec!["self".to_owned()],
-            filters: vec![("name".to_owned(), vec![image_name.to_owned()])],
+            filters: vec![("name".to_owned(), vec![run.image_name.to_owned()])],
         };
         let images = self.find_images(&query).await?;
         things.extend(images.into_iter().map(|image| Thing::Image(image.id, image.snapshots)));

@@ -78,11 +78,21 @@ impl fmt::Display for Thing {
     }
 }
 
+/// By what a bake's things are known.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    /// The value of the tag on its instances, and the name of its key pair.
+    pub id: &'a str,
+    /// The name of its image.
+    pub image_name: &'a str,
+    /// The name of its security group, which not every version of packer tags.
+    pub security_group: Option<&'a str>,
+}
+
 /// Finding and removing what a bake left.
 pub trait Reap {
-    /// What is there of the run: instances and security groups by tag, key pairs by name, and images
-    /// of this name.
-    fn of_run(&self, run: &str, image_name: &str) -> impl Future<Output = Result<Vec<Thing>, Error>>;
+    /// What is there of the run.
+    fn of_run(&self, run: Run<'_>) -> impl Future<Output = Result<Vec<Thing>, Error>>;
 
     /// Removes one. An instance is gone when this returns.
     fn remove(&self, thing: &Thing) -> impl Future<Output = Result<(), Error>>;

@@ -1,17 +1,18 @@
 //! What a failed bake left in the cloud, found by the API and removed.
 
 use super::site::Site;
-use crate::aws::{Reap, Thing};
+use crate::aws::{Reap, Run, Thing};
+use crate::packer::RUN_TAG;
 
 /// Looks for everything of this run and removes it. The answer has a sentence for each thing, and for
 /// what could not be looked for: none means that the API says that nothing is left.
-pub async fn remove(site: &Site, run: &str, image_name: &str) -> Vec<String> {
-    reap(&site.ec2, run, image_name).await
+pub async fn remove(site: &Site, run: Run<'_>) -> Vec<String> {
+    reap(&site.ec2, run).await
 }
 
-async fn reap(api: &impl Reap, run: &str, image_name: &str) -> Vec<String> {
+async fn reap(api: &impl Reap, run: Run<'_>) -> Vec<String> {
     let mut told = Vec::new();
-    match api.of_run(run, image_name).await {
+    match api.of_run(run).await {
         Ok(mut things) => {
             // An instance holds its security group, and its key pair is of use as long as it is there.
             things.sort_by_key(|thing| match thing {
@@ -28,8 +29,8 @@ async fn reap(api: &impl Reap, run: &str, image_name: &str) -> Vec<String> {
             }
         }
         Err(error) => told.push(format!(
-            "whether something is left cannot be told: {error}; look for the tag {}={run}",
-            crate::packer::RUN_TAG
+            "whether something is left cannot be told: {error}; look for the tag {}={}",
+            RUN_TAG, run.id
         )),
     }
     told
@@ -52,7 +53,7 @@ mod tests {
     }
 
     impl Reap for Cloud {
-        async fn of_run(&self, _: &str, _: &str) -> Result<Vec<Thing>, Error> {
+        async fn of_run(&self, _: Run<'_>) -> Result<Vec<Thing>, Error> {
             self.things.clone().map_err(|()| error("DescribeInstances"))
         }
 
@@ -66,8 +67,9 @@ mod tests {
     }
 
     fn told(things: Result<Vec<Thing>, ()>) -> (Vec<String>, Vec<String>) {
+        let run = Run { id: "run", image_name: "name", security_group: None };
         let cloud = Cloud { things, removed: RefCell::default() };
-        let told = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(reap(&cloud, "run", "name"));
+        let told = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(reap(&cloud, run));
         (told, cloud.removed.into_inner())
     }
 

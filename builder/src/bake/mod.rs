@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
+use crate::aws::Run;
 use crate::images::{Endpoint, Kilnfile, base};
 use crate::packer::events::{self, Event};
 use crate::packer::scrub::Scrubber;
@@ -93,8 +94,10 @@ pub async fn bake(file: &Kilnfile, request: &Request, progress: &mut Progress) -
     match outcome {
         Ok(id) => Ok(Baked { id, name: plan.name, report: folder }),
         Err((cause, tail)) => {
-            let left = leftovers::remove(&site, &plan.run, &plan.name).await;
-            let cause = format!("{}: {cause}", plan.recipe.name);
+            let security_group = watch.security_group.as_deref();
+            let left = leftovers::remove(&site, Run { id: &plan.run, image_name: &plan.name, security_group }).await;
+            let gone = if ended.stopped_by.is_some() && left.is_empty() { "; nothing of it is left" } else { "" };
+            let cause = format!("{}: {cause}{gone}", plan.recipe.name);
             Err(Error::Failed(Box::new(Failure { cause, tail, report: folder, left })))
         }
     }
@@ -123,11 +126,14 @@ async fn run_packer(
     let unset: &[&str] = if site.environment.is_empty() { &[] } else { &FOREIGN };
 
     let mut watch = Watch::new(&plan.recipe.name);
-    let mut hear = |line: String| {
+    let mut hear = |line: Option<String>| {
+        let Some(line) = line else { return watch.silence(progress) };
         for event in events::parse(&scrubber.clean(&line)) {
             let text = match &event {
-                Event::Say(text) | Event::Error(text) | Event::Other(text) => text.clone(),
-                Event::Image(region, id) => format!("image {region}:{id}"),
+                Event::Say(text) | Event::Error(text) => text,
+                // Panics and the like; what is for programs has been said in words as well.
+                Event::Other(text) if !text.contains(',') => text,
+                Event::Other(_) | Event::Image(..) => "",
             };
             // A full disk must not end a bake that may be nearly done.
             if !text.trim().is_empty() {
@@ -161,7 +167,9 @@ fn judge(
         return Err((sentence.clone(), tail()));
     }
     if !ended.status.success() {
-        let reason = watch.reason.as_ref().or(watch.last_error.as_ref());
+        // What scripts write to standard error is an error to packer, so its last one counts only before them.
+        let before_scripts = watch.phase() < Some(Phase::Install);
+        let reason = watch.reason.as_ref().or(watch.last_error.as_ref().filter(|_| before_scripts));
         let reason = reason.map_or_else(|| format!("packer ended with {}", ended.status), Clone::clone);
         return Err(match watch.phase() {
             Some(Phase::Seal) => not_sealed(&tail()),

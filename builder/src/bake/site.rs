@@ -31,7 +31,7 @@ impl Site {
     pub async fn open(target: &Target) -> Result<Site, Error> {
         let region = target.region.as_deref();
         let mut site = match &target.endpoint {
-            Endpoint::Lab => return Ok(lab(target).await?),
+            Endpoint::Lab => return lab(target).await,
             Endpoint::Aws => Site::remote(Api::Aws, Ec2::new(region, None, &[]).await),
             Endpoint::Url(url) => Site::remote(Api::Url(url.clone()), Ec2::new(region, Some(url), &[]).await),
         };

@@ -8,6 +8,12 @@ use crate::packer::events::{Event, without_prefix};
 /// EC2's own words on an instance that did not start; packer's reason is then that it waited in vain.
 const DETAILS: &str = "Instance state change details: ";
 
+/// By what packer announces the security group it makes.
+const SECURITY_GROUP: &str = "Creating temporary security group for this instance: ";
+
+/// sudo's complaint on a machine whose own name leads nowhere yet. It says nothing about a failure.
+const NOISE: &str = "sudo: unable to resolve host";
+
 /// How many of the last lines are kept for a failure.
 const TAIL: usize = 15;
 
@@ -35,12 +41,16 @@ const GATE_NOTES: [&str; 2] = ["waiting for ", "testing: "];
 pub struct Watch {
     build: String,
     phase: Option<Phase>,
+    /// What the gate waits for, until it has been told.
+    waiting: Option<String>,
     /// The last lines since the phase, or a script in it, began.
     pub tail: VecDeque<String>,
     /// The sentence of a step that failed.
     pub failed: Option<String>,
     /// Packer's own reason for giving up.
     pub reason: Option<String>,
+    /// The name of the security group that packer made.
+    pub security_group: Option<String>,
     /// The last thing that packer called an error.
     pub last_error: Option<String>,
     /// Images that were made: `(region, id)`.
@@ -53,10 +63,12 @@ impl Watch {
         Watch {
             build: build.to_owned(),
             phase: None,
+            waiting: None,
             tail: VecDeque::new(),
             failed: None,
             reason: None,
             last_error: None,
+            security_group: None,
             images: Vec::new(),
         }
     }
@@ -95,12 +107,23 @@ impl Watch {
         }
     }
 
+    /// Nothing has come for a moment: what is waited for now is worth a line. A handler that is done
+    /// at once is not.
+    pub fn silence(&mut self, progress: &mut Progress) {
+        if let Some(waiting) = self.waiting.take() {
+            progress.note(Phase::Gate, &waiting);
+        }
+    }
+
     fn line(&mut self, line: &str, progress: &mut Progress) {
         let text = without_prefix(line, &self.build);
-        if let Some(marked) = text.strip_prefix(MARK) {
+        if let Some(name) = text.strip_prefix(SECURITY_GROUP) {
+            self.security_group = Some(name.trim().to_owned());
+        } else if let Some(marked) = text.strip_prefix(MARK) {
             self.marked(marked, progress);
         } else if let Some((_, phase)) = ANNOUNCEMENTS.iter().find(|(start, _)| text.starts_with(start)) {
-            if self.phase != Some(*phase) {
+            // Packer says some of these more than once.
+            if self.phase < Some(*phase) {
                 let detail = match phase {
                     Phase::Connect => text.split_once("connect: ").map_or("", |(_, address)| address),
                     _ => "",
@@ -110,7 +133,7 @@ impl Watch {
         } else {
             let note = text.strip_prefix("kiln-agent: ").unwrap_or(text);
             if self.phase == Some(Phase::Gate) && GATE_NOTES.iter().any(|start| note.starts_with(start)) {
-                progress.note(Phase::Gate, note);
+                self.waiting = Some(note.to_owned());
             }
             self.keep(text);
         }
@@ -131,6 +154,7 @@ impl Watch {
 
     fn enter(&mut self, phase: Phase, detail: &str, progress: &mut Progress) {
         self.phase = Some(phase);
+        self.waiting = None;
         if self.failed.is_none() {
             self.tail.clear();
         }
@@ -139,7 +163,7 @@ impl Watch {
 
     /// After a failure only the report is packed: that is not what failed.
     fn keep(&mut self, text: &str) {
-        if self.failed.is_none() && !text.trim().is_empty() {
+        if self.failed.is_none() && !text.trim().is_empty() && !text.starts_with(NOISE) {
             self.tail.push_back(text.to_owned());
             if self.tail.len() > TAIL {
                 self.tail.pop_front();
@@ -176,6 +200,20 @@ mod tests {
         assert_eq!(watch.failed.as_deref(), Some("the script scripts/golden.sh failed with exit code 100"));
         assert_eq!(watch.tail, ["E: Unable to locate package pupet"]);
         assert_eq!(watch.phase(), Some(Phase::Provision));
+    }
+
+    #[test]
+    fn of_a_recorded_run_everything_is_known_that_a_failure_needs() {
+        let recorded: Vec<_> = include_str!("../packer/recorded-1.6.6.txt").lines().collect();
+        let end = recorded.iter().position(|line| line.contains("no artifacts were created")).unwrap();
+        let failed = watch(&recorded[..=end]);
+        let reason = "Script exited with non-zero exit status: 3.Allowed exit codes are: [0]";
+        assert_eq!(failed.reason.as_deref(), Some(reason));
+        assert_eq!(failed.security_group.as_deref(), Some("packer_6b05a218-c813-b71d-5d43-0ea65c28cf85"));
+        let succeeded = watch(&recorded[end + 1..]);
+        assert_eq!(succeeded.phase(), Some(Phase::Tag));
+        assert_eq!(succeeded.images, [("us-east-1".to_owned(), "ami-75b5dfd48877b5c08".to_owned())]);
+        assert_eq!(succeeded.reason, None);
     }
 
     #[test]

@@ -43,8 +43,11 @@ fn a_reboot_keeps_telling_a_failure_and_a_new_instance_runs_everything_again() {
     assert_eq!(machine.ask("cat /etc/ssh/ssh_host_ed25519_key.pub"), host_key);
 
     // The disk of this instance, under another instance id.
-    let image = lab.block_on(lab.ec2.create_image().instance_id(&machine.id).name("again").send()).unwrap();
+    let image = lab
+        .block_on(lab.ec2.create_image().instance_id(&machine.id).name(format!("again-{}", machine.id)).send())
+        .unwrap();
     let image = image.image_id().unwrap();
+    lab.becomes_available(image);
     let next = lab.launch_image(image, user_data);
     next.settled();
     assert_eq!(next.ask("wc -l </var/tmp/ran"), "2");

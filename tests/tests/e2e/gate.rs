@@ -162,7 +162,7 @@ fn an_agent_that_never_finishes() {
         more: "    gate_timeout: 10s\n    user_data: {runcmd: [\"sleep 3000\"]}".to_owned(),
         manifest: "",
         test: "",
-        cause: &["did not finish within 10 s", "runcmd"],
+        cause: &["did not finish within 10s", "runcmd"],
         home: ALWAYS_HOME,
     }
     .must_fail();

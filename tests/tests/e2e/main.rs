@@ -3,6 +3,7 @@
 //! `tests/e2e.sh` makes what they need and runs them; without it they are left out.
 
 mod boot;
+mod empty_root;
 mod gate;
 mod phone_home;
 mod puppet;

@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use nix::unistd::Pid;
 
 use super::pids::Identity;
 
-/// Runs a program to its end with this input, and gives what it printed and how it ended.
+/// Runs a program to its end with this input, and gives what it printed and how it ended. What it
+/// left running in the background is not waited for.
 ///
 /// # Errors
 /// When it cannot be started, and when it has not ended within this time; it is killed then with
@@ -30,32 +32,53 @@ pub fn capture(command: &[OsString], input: &[u8], within: Duration) -> io::Resu
         .process_group(0)
         .spawn()?;
     let group = child.id() as i32;
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    thread::scope(|scope| {
-        scope.spawn(move || stdin.map(|mut to| to.write_all(input)));
-        let output = scope.spawn(move || drain(stdout));
-        let errors = scope.spawn(move || drain(stderr));
-        // The child is not waited for yet, so its pid is its own.
-        let ended = Identity::of(group).is_none_or(|identity| identity.wait_gone(within));
-        if !ended {
-            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-        }
-        let status = child.wait()?;
-        if !ended {
-            let said = format!("{} had not ended after {} s", program.to_string_lossy(), within.as_secs());
-            return Err(io::Error::new(io::ErrorKind::TimedOut, said));
-        }
-        let read = |thread: thread::ScopedJoinHandle<'_, Vec<u8>>| thread.join().unwrap_or_default();
-        Ok(Output { status, stdout: read(output), stderr: read(errors) })
-    })
+    if let Some(mut stdin) = child.stdin.take() {
+        let input = input.to_vec();
+        thread::spawn(move || stdin.write_all(&input));
+    }
+    let (stdout, stderr) = (Reader::start(child.stdout.take()), Reader::start(child.stderr.take()));
+    // The child is not waited for yet, so its pid is its own.
+    let ended = Identity::of(group).is_none_or(|identity| identity.wait_gone(within));
+    if !ended {
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    }
+    let status = child.wait()?;
+    if !ended {
+        let said = format!("{} had not ended after {} s", program.to_string_lossy(), within.as_secs());
+        return Err(io::Error::new(io::ErrorKind::TimedOut, said));
+    }
+    Ok(Output { status, stdout: stdout.finish(), stderr: stderr.finish() })
 }
 
-fn drain(from: Option<impl Read>) -> Vec<u8> {
-    let mut all = Vec::new();
-    if let Some(mut from) = from {
-        let _ = from.read_to_end(&mut all);
+/// Takes in what comes from a pipe.
+struct Reader {
+    taken: Arc<Mutex<Vec<u8>>>,
+    closed: mpsc::Receiver<()>,
+}
+
+impl Reader {
+    fn start(from: Option<impl Read + Send + 'static>) -> Reader {
+        let taken = Arc::new(Mutex::new(Vec::new()));
+        let (close, closed) = mpsc::channel();
+        if let Some(mut from) = from {
+            let to = Arc::clone(&taken);
+            thread::spawn(move || {
+                let mut part = [0; 4096];
+                while let Ok(length @ 1..) = from.read(&mut part) {
+                    to.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&part[..length]);
+                }
+                drop(close);
+            });
+        }
+        Reader { taken, closed }
     }
-    all
+
+    /// What came, up to the end of the pipe. A process in the background may hold it open for ever;
+    /// what it says after the program has ended is not the program's.
+    fn finish(self) -> Vec<u8> {
+        let _ = self.closed.recv_timeout(Duration::from_secs(1));
+        std::mem::take(&mut *self.taken.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// Runs a tool that has to succeed, and gives its output.
@@ -178,6 +201,15 @@ mod tests {
         let hang = words(&["sh", "-c", "sleep 60 & sleep 60"]);
         let error = capture(&hang, b"", Duration::from_millis(100)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn what_runs_on_in_the_background_is_not_waited_for() {
+        let start = std::time::Instant::now();
+        let leave = words(&["sh", "-c", "setsid sleep 30 & echo done"]);
+        let output = capture(&leave, b"", Duration::from_secs(20)).unwrap();
+        assert_eq!(output.stdout, b"done\n");
+        assert!(start.elapsed() < Duration::from_secs(10));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 #!/bin/sh
 # What every step of a bake shares. A step that fails leaves its reason and ends well: the report
 # comes home first, and the verdict after it ends the bake. Lines that begin with ::kiln are read by kiln.
+# shellcheck disable=SC1091,SC2034,SC2154 # each step uses some of it, and bake.env comes by the payload
 set -eu
 exec 2>&1
 umask 022
