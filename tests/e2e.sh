@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 export KILN_LAB=${KILN_LAB:-e2e} KILN=${KILN:-$PWD/target/debug/kiln}
 if [ -z "${KILN_KEEP:-}" ]; then
-    trap '$KILN lab down' EXIT
+    trap '$KILN lab down >/dev/null' EXIT
 fi
 
 $KILN lab up

@@ -1,6 +1,6 @@
 //! What the README shows must be true: its user-data is valid, its kiln.yaml is the demo's.
 
-#![allow(clippy::disallowed_methods, reason = "the test runs the real program")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "the test runs the real program and fails loudly")]
 
 use std::fs;
 use std::path::Path;

@@ -60,6 +60,7 @@ phase "kiln bake golden: agent, puppet" bake golden
 phase "kiln bake myapp: converged, tested" bake myapp
 phase "launch myapp" launch
 phase "kiln images: the catalogue" kiln images
+phase "kiln lab down" kiln lab down
 
 printf '\n== how long it took\n'
 printf '%s\n' "${times[@]}"
