@@ -209,10 +209,19 @@ fn checkout() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// Runs the `kiln` that `tests/e2e.sh` has built, at the top of the checkout.
+/// The `kiln` that `tests/e2e.sh` has built.
+pub fn program() -> PathBuf {
+    std::env::var_os("KILN").map_or_else(|| checkout().join("target/debug/kiln"), PathBuf::from)
+}
+
+/// Runs `kiln` at the top of the checkout.
 pub fn kiln(args: &[&str]) -> Ran {
-    let program = std::env::var_os("KILN").map_or_else(|| checkout().join("target/debug/kiln"), PathBuf::from);
-    Command::new(program).args(args).current_dir(checkout()).output().unwrap().into()
+    run(Command::new(program()).args(args))
+}
+
+/// Runs a command at the top of the checkout.
+pub fn run(command: &mut Command) -> Ran {
+    command.current_dir(checkout()).output().unwrap().into()
 }
 
 /// A bake in a folder of its own.

@@ -5,5 +5,5 @@
 mod lab;
 mod server;
 
-pub use lab::{Baked, Lab, Machine, Ran, bake, kiln, lab};
+pub use lab::{Baked, Lab, Machine, Ran, bake, kiln, lab, program, run};
 pub use server::{Answer, Request, Server};

@@ -5,6 +5,7 @@
 mod boot;
 mod empty_root;
 mod gate;
+mod labs;
 mod phone_home;
 mod puppet;
 mod refusals;

@@ -1,6 +1,8 @@
 //! Bad input to `kiln`: one sentence and exit 1, never a backtrace.
 
-use kiln_tests::kiln;
+use std::process::Command;
+
+use kiln_tests::{kiln, program, run};
 
 /// Runs `kiln` on a kiln.yaml that is wrong.
 fn refused(kiln_yaml: &str, args: &[&str]) -> String {
@@ -38,4 +40,35 @@ fn an_unknown_key_has_its_place_and_a_suggestion() {
     let images = "images:\n  a: {layer: app, form: b}\n";
     let said = refused(&format!("{TARGET}{images}"), &["bake", "a"]);
     assert!(said.contains(":5:") && said.contains("did you mean `from`?"), "{said}");
+}
+
+#[test]
+#[ignore = "needs the lab: tests/e2e.sh"]
+fn a_missing_packer_is_named_with_its_package() {
+    let ran = run(Command::new(program())
+        .args(["-f", "packaging/demo/kiln.yaml", "bake", "golden"])
+        .env("PATH", "/usr/sbin"));
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.stderr.contains("packer") && ran.stderr.contains("install"), "{}", ran.stderr);
+    assert_eq!(ran.stderr.trim().lines().count(), 1, "{}", ran.stderr);
+}
+
+#[test]
+#[ignore = "needs the lab: tests/e2e.sh"]
+fn the_lab_says_that_it_needs_root() {
+    let folder = tempfile::tempdir().unwrap();
+    // Where someone else than root may start it.
+    let copy = folder.path().join("kiln");
+    std::fs::copy(program(), &copy).unwrap();
+    run(Command::new("chmod").arg("755").arg(folder.path()).arg(&copy));
+    for command in [["lab", "up"], ["lab", "down"]] {
+        let ran = run(Command::new("setpriv")
+            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+            .arg(&copy)
+            .args(command)
+            .args(["--name", "nobody"]));
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(ran.stderr.contains("root"), "{}", ran.stderr);
+        assert_eq!(ran.stderr.trim().lines().count(), 1, "{}", ran.stderr);
+    }
 }
