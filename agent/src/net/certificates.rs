@@ -4,7 +4,9 @@
 use std::env;
 
 use kiln_schema::status::Reason;
-use reqwest::Certificate;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use super::Error;
 use crate::system::System;
@@ -19,11 +21,27 @@ const BUNDLES: &[&str] = &[
 /// A bundle has some 200 kB.
 const LIMIT: u64 = 16 * 1024 * 1024;
 
-/// The certificates of the image, as PEM.
+/// The certificates of the image. One that cannot be read is left out, as by every other program.
 ///
 /// # Errors
-/// When there are none, with the places that were looked at and the package that brings them.
-pub fn bundle(system: &System) -> Result<Vec<u8>, Error> {
+/// When there are none, with the places that were looked at and the package that brings them, or when
+/// not one of them can be read.
+pub fn trusted(system: &System) -> Result<RootCertStore, Error> {
+    let bad = |why: &str| {
+        let message = format!("the certificates of the image cannot be used: {why}; reinstall ca-certificates");
+        Error::new(Reason::NoCertificates, message)
+    };
+    let text = bundle(system)?;
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&text).filter_map(Result::ok).collect();
+    let mut trusted = RootCertStore::empty();
+    match (trusted.add_parsable_certificates(certificates), trusted.is_empty()) {
+        (_, false) => Ok(trusted),
+        ((_, 0), true) => Err(bad("the file holds none")),
+        ((_, unread), true) => Err(bad(&format!("none of {unread} is one of an authority"))),
+    }
+}
+
+fn bundle(system: &System) -> Result<Vec<u8>, Error> {
     let own = env::var("SSL_CERT_FILE").ok().filter(|path| system.is_live() && !path.is_empty());
     let places: Vec<&str> = own.as_deref().into_iter().chain(BUNDLES.iter().copied()).collect();
     let text = places.iter().find_map(|place| system.read_limited(place, LIMIT).ok().filter(|text| !text.is_empty()));
@@ -36,18 +54,20 @@ pub fn bundle(system: &System) -> Result<Vec<u8>, Error> {
     })
 }
 
-/// The certificates of the image, read.
-///
-/// # Errors
-/// As [`bundle`], and when not one of them can be read.
-pub fn trusted(system: &System) -> Result<Vec<Certificate>, Error> {
-    let bad = |why: String| {
-        let message = format!("the certificates of the image cannot be used: {why}; reinstall ca-certificates");
-        Error::new(Reason::NoCertificates, message)
-    };
-    let certificates = Certificate::from_pem_bundle(&bundle(system)?).map_err(|e| bad(e.to_string()))?;
-    if certificates.is_empty() { Err(bad("the file holds none".to_owned())) } else { Ok(certificates) }
-}
+/// A certificate whose key nobody has.
+#[cfg(test)]
+pub const ONE: &str = "\
+-----BEGIN CERTIFICATE-----\n\
+MIIBcjCCARegAwIBAgIUWpbPBiW83/txvUcKbIowjLo2YcwwCgYIKoZIzj0EAwIw\n\
+DjEMMAoGA1UEAwwDb25lMB4XDTI2MTEyNDE0NDYzNFoXDTM2MTEyMTE0NDYzNFow\n\
+DjEMMAoGA1UEAwwDb25lMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE7uZfaRZa\n\
+glhhbcxhhI1BODQVTQ9byDpGYAWYrqZc9bGO/HBpct4LcMBcjMr5fIf+L50LQDgA\n\
+vsC931+JZQ+VJ6NTMFEwHQYDVR0OBBYEFJZiohG7F3ByXJX+ILEADmXaa7KIMB8G\n\
+A1UdIwQYMBaAFJZiohG7F3ByXJX+ILEADmXaa7KIMA8GA1UdEwEB/wQFMAMBAf8w\n\
+CgYIKoZIzj0EAwIDSQAwRgIhANfQpdbkPTCo49hZZkJmukpB77c6RIlrLkBuj61a\n\
+Ts84AiEA61CwbKOE6DPQmXdQ1FNh0t85kSXeHK3UDOggkshK+Q4=\n\
+-----END CERTIFICATE-----\n\
+";
 
 #[cfg(test)]
 mod tests {
@@ -71,5 +91,17 @@ mod tests {
         let error = trusted(&system).unwrap_err();
         assert_eq!(error.reason, Reason::NoCertificates);
         assert!(error.message.contains("holds none"), "{}", error.message);
+    }
+    #[test]
+    fn a_certificate_that_cannot_be_read_does_not_take_the_others_with_it() {
+        let tree = tempfile::tempdir().unwrap();
+        let system = System::new(tree.path());
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        system.write(BUNDLES[0], format!("{broken}# mine\n{ONE}{broken}"), FileOptions::default()).unwrap();
+        assert_eq!(trusted(&system).unwrap().len(), 1);
+        system.write(BUNDLES[0], format!("{broken}{broken}"), FileOptions::default()).unwrap();
+        let error = trusted(&system).unwrap_err();
+        assert_eq!(error.reason, Reason::NoCertificates);
+        assert!(error.message.contains("none of 2 is one of an authority"), "{}", error.message);
     }
 }

@@ -1,12 +1,13 @@
 //! The one HTTP client.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use kiln_schema::status::Reason;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::redirect;
 use reqwest::{Method, StatusCode, Url};
+use rustls::{ClientConfig, RootCertStore};
 
 use super::retry::{Policy, Verdict, connection_fault, root};
 use super::{Error, certificates};
@@ -36,7 +37,7 @@ pub struct Answer {
     pub status: u16,
     /// The body as it came.
     pub body: Vec<u8>,
-    headers: HeaderMap,
+    pub(super) headers: HeaderMap,
 }
 
 impl Request {
@@ -47,6 +48,15 @@ impl Request {
             return Err(bad("it must begin with http:// or https:// and a host".to_owned()));
         }
         Ok(Request { method, url, headers: HeaderMap::new(), body, limit: LIMIT })
+    }
+
+    /// A request that another library has made.
+    ///
+    /// # Errors
+    /// When there is no such method, or the URL cannot be used.
+    pub(super) fn made(method: &str, url: &str, body: Vec<u8>) -> Result<Self, Error> {
+        let known = Method::from_bytes(method.as_bytes());
+        Self::new(known.map_err(|_| Error::new(Reason::Config, format!("`{method}` is no method")))?, url, body)
     }
 
     /// A GET.
@@ -148,28 +158,51 @@ impl Client {
         Err(Error::new(Reason::Refused, format!("{}: more than {REDIRECTS} redirects", request.name())))
     }
 
-    fn client(&self, url: &Url) -> Result<&reqwest::Client, Error> {
-        let secure = url.scheme() == "https";
+    /// Sends a request once and takes any answer, for a caller that judges it.
+    pub(super) async fn exchange(&self, request: &Request) -> Result<Answer, Fault> {
+        let client = self.client(&request.url).map_err(Fault::Unusable)?;
+        exchange(client, request).await
+    }
+
+    /// Makes ready what requests need; else the first of them does.
+    ///
+    /// # Errors
+    /// When HTTPS has nobody to trust.
+    pub(super) fn prepare(&self, secure: bool) -> Result<&reqwest::Client, Error> {
         let kept = if secure { &self.secure } else { &self.plain };
         if let Some(client) = kept.get() {
             return Ok(client);
         }
-        // Without this list the platform's verifier is set up, which fails where no certificates are.
         let trusted = match (&self.system, secure) {
             (Some(system), true) => certificates::trusted(system)?,
             (None, true) => return Err(Error::new(Reason::Config, "a service on the link is spoken to by http://")),
-            (_, false) => Vec::new(),
+            (_, false) => RootCertStore::empty(),
         };
+        let unusable = |e: &dyn std::error::Error| Error::new(Reason::Network, format!("no HTTP client: {}", root(e)));
+        // Given whole, for plain HTTP too: the library's own choice asserts that the platform has certificates.
         let builder = reqwest::Client::builder()
-            .tls_certs_only(trusted)
+            .tls_backend_preconfigured(tls(trusted).map_err(|e| unusable(&e))?)
             .redirect(redirect::Policy::none())
             .referer(false)
             .user_agent(concat!("kiln-agent/", env!("CARGO_PKG_VERSION")));
         let builder = if self.system.is_none() { builder.no_proxy() } else { builder };
-        let client =
-            builder.build().map_err(|e| Error::new(Reason::Network, format!("no HTTP client: {}", root(&e))))?;
+        let client = builder.build().map_err(|e| unusable(&e))?;
         Ok(kept.get_or_init(|| client))
     }
+
+    fn client(&self, url: &Url) -> Result<&reqwest::Client, Error> {
+        self.prepare(url.scheme() == "https")
+    }
+}
+
+/// TLS by ring, which is a fraction of the size of the library's usual choice. Named here and not left
+/// to a default of the process, which depends on what else is compiled in.
+fn tls(trusted: RootCertStore) -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let mut config = config.with_root_certificates(trusted).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
 }
 
 /// The request that a redirect asks for. Its headers stay behind: what proves who asks is for the
@@ -185,24 +218,25 @@ fn redirected(request: &Request, answer: &Answer) -> Result<Request, Error> {
 }
 
 async fn once(client: &reqwest::Client, request: &Request) -> Verdict<Answer> {
-    let mut wire = reqwest::Request::new(request.method.clone(), request.url.clone());
-    *wire.headers_mut() = request.headers.clone();
-    if request.method != Method::GET {
-        *wire.body_mut() = Some(request.body.clone().into());
-    }
-    match exchange(client, wire, request.limit).await {
+    match exchange(client, request).await {
         Ok(answer) => judge(&request.method, answer),
         Err(Fault::TooLarge) => {
             let message = format!("the answer is larger than {} bytes", request.limit);
             Verdict::GiveUp(Error::new(Reason::Refused, message))
         }
         Err(Fault::Connection(error)) => connection_fault(&error),
+        Err(Fault::Unusable(error)) => Verdict::GiveUp(error),
     }
 }
 
-enum Fault {
+/// Why a request has no answer at all.
+pub(super) enum Fault {
+    /// Below HTTP.
     Connection(reqwest::Error),
+    /// The answer is larger than the request allows.
     TooLarge,
+    /// There is no client for it.
+    Unusable(Error),
 }
 
 impl From<reqwest::Error> for Fault {
@@ -211,11 +245,16 @@ impl From<reqwest::Error> for Fault {
     }
 }
 
-async fn exchange(client: &reqwest::Client, wire: reqwest::Request, limit: usize) -> Result<Answer, Fault> {
+async fn exchange(client: &reqwest::Client, request: &Request) -> Result<Answer, Fault> {
+    let mut wire = reqwest::Request::new(request.method.clone(), request.url.clone());
+    *wire.headers_mut() = request.headers.clone();
+    if request.method != Method::GET {
+        *wire.body_mut() = Some(request.body.clone().into());
+    }
     let mut response = client.execute(wire).await?;
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > limit {
+        if body.len() + chunk.len() > request.limit {
             return Err(Fault::TooLarge);
         }
         body.extend_from_slice(&chunk);
@@ -405,6 +444,27 @@ mod tests {
         let server = Server::start(|_, _| answer(200, vec![b'x'; 2000]));
         let error = ask(Request::get(&server.url("/")).map(|r| r.limit(1000)), &policy()).unwrap_err();
         assert!(error.message.contains("larger than 1000 bytes"), "{}", error.message);
+    }
+
+    #[test]
+    fn https_begins_with_a_handshake_and_trusts_what_the_image_trusts() {
+        let tree = tempfile::tempdir().unwrap();
+        let system = System::new(tree.path());
+        let bundle = "/etc/ssl/certs/ca-certificates.crt";
+        system.write(bundle, certificates::ONE, crate::system::FileOptions::default()).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://{}/", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut first = [0; 1];
+            std::io::Read::read_exact(&mut stream, &mut first).unwrap();
+            std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 X\r\n\r\n").unwrap();
+            first[0]
+        });
+        let request = Request::get(&url).unwrap();
+        let error = Engine::new().unwrap().run(Client::new(&system).send(&request, &policy().tries(1))).unwrap_err();
+        assert!(error.message.contains("corrupt message"), "{}", error.message);
+        assert_eq!(server.join().unwrap(), 22, "a record of TLS's handshake");
     }
 
     #[test]

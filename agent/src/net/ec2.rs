@@ -35,8 +35,7 @@ pub fn terminate_instance(context: &Context) -> Result<(), Failure> {
     let endpoint = aws::endpoint("EC2");
     let work = async {
         let policy = Policy::until(deadline);
-        let config = aws::config(&context.system, region, endpoint.as_deref(), deadline).await?;
-        let credentials = aws::credentials(&config, &policy).await?;
+        let credentials = aws::credentials(&policy).await?;
         let url = endpoint.clone().unwrap_or_else(|| usual_endpoint(region));
         let request = signed(&url, region, &instance.id, credentials, SystemTime::now())?;
         Client::new(&context.system).send(&request, &policy).await.map_err(explained)

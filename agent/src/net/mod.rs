@@ -6,10 +6,10 @@
 //! - `retry`: what an answer means (done, give up, try again) and how long to go on.
 //! - `client`: one HTTP client; `certificates`: whom it trusts.
 //! - `imds`: the metadata service of EC2.
-//! - `aws`: credentials and settings of the AWS SDK; `route53`, `ec2`: the calls.
+//! - `aws`: credentials, and that client in the form of the AWS SDK; `route53`, `ec2`: the calls.
 //!
 //! Everything here ends by the deadline that its caller gives. Nothing is built before it is needed:
-//! a boot that never speaks HTTPS reads no certificates, and one without Route53 loads no AWS client.
+//! a boot that never speaks HTTPS reads no certificates, and one without Route53 loads no AWS SDK.
 
 use std::time::{Duration, Instant};
 

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use aws_sdk_route53::config::retry::RetryConfig;
+use aws_sdk_route53::config::{BehaviorVersion, Credentials, Region, StalledStreamProtectionConfig};
 use aws_sdk_route53::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_route53::types as sdk;
 use kiln_schema::status::Reason;
@@ -88,28 +90,22 @@ impl Route53 {
         let engine = Engine::new()?;
         let policy = Policy::until(deadline).per_try(PER_TRY).backoff(BACKOFF);
         let endpoint = aws::endpoint("ROUTE_53");
-        let client = engine.run(async {
-            let config = aws::config(system, region, endpoint.as_deref(), deadline).await?;
-            // Asked for here, so that an instance without a role is told so, once.
-            let credentials = aws::credentials(&config, &policy).await?;
-            let config = aws_sdk_route53::config::Builder::from(&config).credentials_provider(credentials).build();
-            Ok(aws_sdk_route53::Client::from_conf(config))
-        })?;
-        Ok(Route53 { engine, client, policy })
+        let plain = endpoint.as_deref().is_some_and(|url| url.starts_with("http://"));
+        let wire = aws::Wire::new(system, !plain)?;
+        // Asked for here, so that an instance without a role is told so, once.
+        let credentials = engine.run(aws::credentials(&policy))?;
+        Ok(Route53 { engine, client: client(wire, region, endpoint, credentials), policy })
     }
 
     /// The service at another address, with credentials that open nothing and short pauses.
     #[cfg(test)]
     pub fn for_test(url: &str, deadline: Instant) -> Self {
-        let credentials = aws_credential_types::Credentials::new("AKID", "SECRET", None, None, "test");
-        let engine = Engine::new().unwrap();
-        let system = System::new("/");
-        let config = engine.run(aws::config(&system, "us-east-1", Some(url), deadline)).unwrap();
-        let config =
-            aws_sdk_route53::config::Builder::from(&config).credentials_provider(credentials).endpoint_url(url).build();
+        let credentials = Credentials::new("AKID", "SECRET", None, None, "test");
+        let wire = aws::Wire::new(&System::new("/"), false).unwrap();
         let backoff = Backoff { base: Duration::from_millis(1), cap: Duration::from_millis(4) };
         let policy = Policy::until(deadline).backoff(backoff);
-        Route53 { engine, client: aws_sdk_route53::Client::from_conf(config), policy }
+        let client = client(wire, "us-east-1", Some(url.to_owned()), credentials);
+        Route53 { engine: Engine::new().unwrap(), client, policy }
     }
 
     /// The zone with this id.
@@ -182,6 +178,25 @@ impl Route53 {
         let first = first.filter(|set| same_name(set.name(), name) && set.r#type().as_str() == kind);
         Ok(first.map_or(Standing::Nothing, |set| simple(set).map_or(Standing::Other, Standing::Simple)))
     }
+}
+
+/// The SDK's client. It does not retry by itself: how long to go on is said in one place, [`Policy`].
+fn client(
+    wire: aws::Wire,
+    region: &str,
+    endpoint: Option<String>,
+    credentials: Credentials,
+) -> aws_sdk_route53::Client {
+    let mut config = aws_sdk_route53::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .http_client(wire)
+        .region(Region::new(region.to_owned()))
+        .credentials_provider(credentials)
+        .retry_config(RetryConfig::disabled())
+        // An answer comes whole or not at all.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+    config.set_endpoint_url(endpoint);
+    aws_sdk_route53::Client::from_conf(config.build())
 }
 
 impl From<&sdk::HostedZone> for Zone {
