@@ -54,18 +54,26 @@ pub fn make_machine(paths: &Paths, instance: &Instance) -> Result<()> {
     remove_machine(paths, &instance.id)?;
     let (lab, own) = (paths.namespace_name(), paths.machine_namespace_name(&instance.id));
     let doing = || format!("cannot make the network of {}", instance.id);
+    // The kernel takes a removed namespace apart later, and the port of the machine's last boot with it.
+    // Its name is needed now. That there is no such port is the usual answer.
+    let _ = process::tool(&["ip", "-n", &lab, "link", "delete", &port(&instance.id)], "", PATIENCE);
     process::tool(&["ip", "netns", "add", &own], "", PATIENCE).doing(doing)?;
     let (outside, inside) = machine_batches(instance, &own);
     process::tool(&["ip", "-n", &lab, "-batch", "-"], &outside, PATIENCE).doing(doing)?;
     process::tool(&["ip", "-n", &own, "-batch", "-"], &inside, PATIENCE).doing(doing).map(drop)
 }
 
+/// The machine's port on the bridge. An interface's name has at most 15 characters; the tail of an id
+/// tells machines apart.
+fn port(instance: &str) -> String {
+    let tail = instance.get(instance.len().saturating_sub(14)..).unwrap_or_default();
+    format!("v{}", tail.trim_start_matches("i-"))
+}
+
 /// What `ip` does in the lab's namespace and in the machine's.
 fn machine_batches(instance: &Instance, own: &str) -> (String, String) {
     let (address, mac) = (instance.address, &instance.mac);
-    // An interface's name has at most 15 characters; the tail of an id tells machines apart.
-    let tail = instance.id.get(instance.id.len().saturating_sub(14)..).unwrap_or_default();
-    let port = format!("v{}", tail.trim_start_matches("i-"));
+    let port = port(&instance.id);
     let mut outside = format!(
         "link add {port} type veth peer name eth0 netns {own}\n\
          link set {port} master {BRIDGE} up\n"

@@ -115,6 +115,9 @@ fn keys_from_the_metadata_let_the_default_user_in() {
         "UserKnownHostsFile=/dev/null",
         "-o",
         "BatchMode=yes",
+        // sshd lets go of its port for a moment when it takes up the RSA key.
+        "-o",
+        "ConnectionAttempts=20",
         &login,
         "sudo",
         "id",
