@@ -8,11 +8,9 @@ use std::cell::RefCell;
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{
-    self, Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess,
-    SeqAccess, VariantAccess, Visitor,
-};
+use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, SeqAccess, Visitor};
 
+use super::access::{Expecting, Fields, Items, One, Word};
 use super::node::{Entry, Node, Place, Scalar, Value};
 use super::scalar;
 use crate::diagnostic::{Diagnostic, Severity, nearest};
@@ -31,7 +29,7 @@ thread_local! {
 }
 
 /// Keeps a finding beside the value that is being read.
-fn tell(place: &Place, severity: Severity, finding: impl FnOnce() -> Diagnostic) {
+pub(super) fn tell(place: &Place, severity: Severity, finding: impl FnOnce() -> Diagnostic) {
     FINDINGS.with_borrow_mut(|findings| {
         let so_far = findings.iter().filter(|finding| finding.severity == severity).count();
         if so_far < MAX_FINDINGS {
@@ -182,10 +180,10 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Attempt<T> {
 
 /// An error, with its place once it has passed the value that it is about.
 #[derive(Debug)]
-struct Error {
-    finding: Box<Diagnostic>,
+pub(super) struct Error {
+    pub(super) finding: Box<Diagnostic>,
     /// A type met a value of another kind; the message says what it expected.
-    is_mismatch: bool,
+    pub(super) is_mismatch: bool,
 }
 
 impl fmt::Display for Error {
@@ -227,7 +225,7 @@ impl de::Error for Error {
 
 /// The keys that lead to a value.
 #[derive(Clone, Copy)]
-enum Path<'a> {
+pub(super) enum Path<'a> {
     Start(&'a str),
     Key(&'a Path<'a>, &'a str),
     Index(&'a Path<'a>, usize),
@@ -245,23 +243,23 @@ impl fmt::Display for Path<'_> {
 }
 
 #[derive(Clone, Copy)]
-struct Reader<'de, 'p> {
-    node: &'de Node,
-    path: Path<'p>,
+pub(super) struct Reader<'de, 'p> {
+    pub(super) node: &'de Node,
+    pub(super) path: Path<'p>,
 }
 
 impl Reader<'_, '_> {
-    fn error(&self, message: impl Into<String>) -> Error {
+    pub(super) fn error(&self, message: impl Into<String>) -> Error {
         let finding = Box::new(self.node.diagnostic(Severity::Error, &self.path.to_string(), message));
         Error { finding, is_mismatch: false }
     }
 
-    fn expected(&self, what: &str) -> Error {
+    pub(super) fn expected(&self, what: &str) -> Error {
         self.error(format!("expected {what}, found {}", self.node.kind()))
     }
 
     /// Gives an error that a type raised the place of the value that the type was reading.
-    fn at_here<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+    pub(super) fn at_here<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         result.map_err(|error| {
             if !error.finding.source.is_empty() {
                 return error;
@@ -485,140 +483,5 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         visitor.visit_unit()
-    }
-}
-
-struct Expecting<'a, V>(&'a V);
-
-impl<'de, V: Visitor<'de>> fmt::Display for Expecting<'_, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.expecting(f)
-    }
-}
-
-struct Items<'de, 'p> {
-    items: &'de [Node],
-    path: &'p Path<'p>,
-    next: usize,
-    /// The one item is the value itself, so its path has no index.
-    lone: bool,
-}
-
-impl<'de> SeqAccess<'de> for Items<'de, '_> {
-    type Error = Error;
-
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
-        let Some(node) = self.items.get(self.next) else {
-            return Ok(None);
-        };
-        let path = if self.lone { *self.path } else { Path::Index(self.path, self.next) };
-        self.next += 1;
-        let reader = Reader { node, path };
-        reader.at_here(seed.deserialize(reader)).map(Some)
-    }
-}
-
-/// A sequence of the one value that may fail: over before it began where the value cannot be read.
-struct One<'de, 'p>(Option<Reader<'de, 'p>>);
-
-impl<'de> SeqAccess<'de> for One<'de, '_> {
-    type Error = Error;
-
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
-        let Some(reader) = self.0.take() else {
-            return Ok(None);
-        };
-        match reader.at_here(seed.deserialize(reader)) {
-            Ok(value) => Ok(Some(value)),
-            Err(error) => {
-                tell(&reader.node.place, Severity::Error, || *error.finding);
-                Ok(None)
-            }
-        }
-    }
-}
-
-struct Fields<'de, 'p> {
-    entries: &'de [Entry],
-    path: &'p Path<'p>,
-    current: Option<&'de Entry>,
-    /// The fields of a struct; a map takes any key.
-    known: Option<&'static [&'static str]>,
-}
-
-impl<'de> MapAccess<'de> for Fields<'de, '_> {
-    type Error = Error;
-
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
-        while let Some((entry, rest)) = self.entries.split_first() {
-            self.entries = rest;
-            if let Some(known) = self.known
-                && !known.contains(&entry.key.as_str())
-            {
-                tell(&entry.place, Severity::Warning, || {
-                    let path = Path::Key(self.path, &entry.key).to_string();
-                    let mut finding = entry.place.diagnostic(Severity::Warning, &path, "unknown key");
-                    finding.suggestion = nearest(&entry.key, known.iter().copied());
-                    finding
-                });
-                continue;
-            }
-            // A key without a value is as good as absent: the field has its default.
-            if self.known.is_some() && entry.value.is_null() {
-                continue;
-            }
-            self.current = Some(entry);
-            let key = seed.deserialize(entry.key.as_str().into_deserializer());
-            return key.map(Some).map_err(|error: Error| {
-                let path = Path::Key(self.path, &entry.key).to_string();
-                let found = if error.is_mismatch { ", found text" } else { "" };
-                let message = format!("the key: {}{found}", error.finding.message);
-                let mut placed = entry.place.diagnostic(Severity::Error, &path, message);
-                placed.suggestion = error.finding.suggestion;
-                Error { finding: Box::new(placed), is_mismatch: false }
-            });
-        }
-        Ok(None)
-    }
-
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
-        match self.current.take() {
-            Some(entry) => {
-                let reader = Reader { node: &entry.value, path: Path::Key(self.path, &entry.key) };
-                reader.at_here(seed.deserialize(reader))
-            }
-            None => Err(de::Error::custom("a value without its key")),
-        }
-    }
-}
-
-struct Word<'de, 'p>(Reader<'de, 'p>);
-
-impl<'de> EnumAccess<'de> for Word<'de, '_> {
-    type Error = Error;
-    type Variant = Self;
-
-    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Error> {
-        Ok((seed.deserialize(self.0)?, self))
-    }
-}
-
-impl<'de> VariantAccess<'de> for Word<'de, '_> {
-    type Error = Error;
-
-    fn unit_variant(self) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, _: T) -> Result<T::Value, Error> {
-        Err(self.0.expected("a word"))
-    }
-
-    fn tuple_variant<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, Error> {
-        Err(self.0.expected("a word"))
-    }
-
-    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], _: V) -> Result<V::Value, Error> {
-        Err(self.0.expected("a word"))
     }
 }

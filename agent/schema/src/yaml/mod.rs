@@ -7,9 +7,10 @@
 //! - `node`: the tree.
 //! - `parse`: text to tree: anchors, merge keys, duplicate keys, limits.
 //! - `scalar`: what a spelling means to each type. The whole tolerance is in that file.
-//! - `de`: tree to type, through serde.
+//! - `de`: tree to type, through serde; `access`: what it walks through.
 //! - `types`: field types for user-data: [`Mode`], [`Each`], [`Argv`].
 
+mod access;
 mod de;
 mod node;
 mod parse;
