@@ -148,13 +148,17 @@ impl MachineHandle {
             return Err(Error::Input(format!("the machine of {} does not run", self.instance)));
         };
         let target = format!("--target={}", leader.pid);
-        let enter =
-            ["nsenter", &target, "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd", "--"];
+        let spaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd"];
+        // A machine that goes down stops all its processes before it kills them. When its child stops,
+        // nsenter stops itself as well, for ever, and a machine whose process nobody collects never ends.
+        // A shell only waits: without --fork it stays outside and what it starts is in the machine.
+        let wait = ["--no-fork", "--", "/bin/sh", "-c", "\"$@\"; exit $?", "sh"];
+        let enter = ["nsenter", &target].into_iter().chain(spaces).chain(wait);
         let term = format!("TERM={}", std::env::var("TERM").unwrap_or_else(|_| "dumb".to_owned()));
         let clean = ["env", "-i", "HOME=/root", "USER=root", "LOGNAME=root", "SHELL=/bin/bash", "LANG=C.UTF-8"];
         let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
         let settings = [path, &term];
-        let words = enter.iter().chain(&clean).chain(&settings);
+        let words = enter.chain(clean).chain(settings);
         Ok(words.map(OsString::from).chain(command.into_iter().map(Into::into)).collect())
     }
 
