@@ -1,17 +1,36 @@
 //! What ran, so that a crash at any point is known at the next start.
 //!
-//! One line of JSON an event, appended. A start is on the disk before the work begins; an end is there
-//! with the next start, or when the stage ends: a power cut in between makes the next boot run that
-//! handler again and say so. A line that a crash cut short is the last one and is passed over.
+//! One line of JSON an event, appended. A killed agent loses none of them. Against a power cut, a wait
+//! for the disk at every event would cost a boot more than all its work, so there are two waits a
+//! stage: that it runs is on the disk before its first handler is, and all of it when it has ended.
+//! What a stage without an end has no record of may have run in it: it runs again, and says so. A line
+//! that a crash cut short is the last one and is passed over.
 
 use std::collections::HashMap;
 use std::io;
 
 use jiff::Timestamp;
-use kiln_schema::status::HandlerReport;
+use kiln_schema::status::{HandlerReport, Stage};
 use serde::{Deserialize, Serialize};
 
 use crate::system::{FileOptions, System, now};
+
+/// A line of the file.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Handler(Event),
+    Stage(Mark),
+}
+
+/// A stage has begun, or ended.
+#[derive(Serialize, Deserialize)]
+struct Mark {
+    stage: Stage,
+    boot_id: String,
+    at: Timestamp,
+    ended: bool,
+}
 
 #[derive(Serialize, Deserialize)]
 struct Event {
@@ -30,19 +49,24 @@ pub enum Last {
     Never,
     /// It started and nothing more is known.
     Interrupted(Timestamp),
+    /// Its stage, which began then, was cut short, and it may have run in it.
+    Unknown(Timestamp),
     /// It ended so.
     Ended(Box<HandlerReport>),
 }
 
-/// The journal of an instance, or of the handlers that run once.
+/// The journal of an instance, or of the handlers that run once, for one run of one stage.
 pub struct Journal {
     system: System,
     path: String,
+    stage: Stage,
     last: HashMap<String, Last>,
+    /// When an earlier run of the stage began that never ended.
+    cut_short: Option<Timestamp>,
+    /// This run of the stage is on record.
+    begun: bool,
     /// Why it cannot be read.
     unreadable: Option<String>,
-    /// Its last line is not on the disk yet.
-    unsettled: bool,
     /// Its last line was cut short by a crash; the next event must not be glued to it.
     torn: bool,
 }
@@ -50,36 +74,35 @@ pub struct Journal {
 impl Journal {
     /// Reads a journal. One that is not there is empty; one that cannot be read takes no events, so that
     /// no handler runs on a guess.
-    pub fn open(system: &System, path: String) -> Self {
-        let text = match system.read(&path) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(error) => {
-                let unreadable = (error.kind() != io::ErrorKind::NotFound).then(|| error.to_string());
-                return Journal {
-                    system: system.clone(),
-                    path,
-                    last: HashMap::new(),
-                    unreadable,
-                    unsettled: false,
-                    torn: false,
-                };
-            }
-        };
-        let mut last = HashMap::new();
-        for event in text.lines().filter_map(|line| serde_json::from_str::<Event>(line).ok()) {
-            let state = match event.report {
-                Some(report) => Last::Ended(Box::new(report)),
-                None => Last::Interrupted(event.at),
-            };
-            last.insert(event.handler, state);
+    pub fn open(system: &System, path: String, stage: Stage) -> Self {
+        let (last, cut_short, begun, unreadable, torn) = Default::default();
+        let mut journal = Journal { system: system.clone(), path, stage, last, cut_short, begun, unreadable, torn };
+        match system.read(&journal.path) {
+            Ok(bytes) => journal.take_in(&String::from_utf8_lossy(&bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => journal.unreadable = Some(error.to_string()),
         }
-        let torn = !text.is_empty() && !text.ends_with('\n');
-        Journal { system: system.clone(), path, last, unreadable: None, unsettled: false, torn }
+        journal
     }
 
-    /// How the last run of a handler stands.
+    fn take_in(&mut self, text: &str) {
+        for line in text.lines().filter_map(|line| serde_json::from_str(line).ok()) {
+            match line {
+                Line::Handler(Event { handler, at, report, .. }) => {
+                    let state = report.map_or(Last::Interrupted(at), |report| Last::Ended(Box::new(report)));
+                    self.last.insert(handler, state);
+                }
+                Line::Stage(mark) if mark.stage == self.stage => self.cut_short = (!mark.ended).then_some(mark.at),
+                Line::Stage(_) => {}
+            }
+        }
+        self.torn = !text.is_empty() && !text.ends_with('\n');
+    }
+
+    /// How the last run of a handler of the stage stands.
     pub fn last(&self, handler: &str) -> Last {
-        self.last.get(handler).cloned().unwrap_or(Last::Never)
+        let unknown = || self.cut_short.map_or(Last::Never, Last::Unknown);
+        self.last.get(handler).cloned().unwrap_or_else(unknown)
     }
 
     /// Says, before the work, that a handler starts.
@@ -88,7 +111,11 @@ impl Journal {
     /// When it cannot be written; the handler must not run then, as nobody would know.
     pub fn started(&mut self, handler: &str) -> io::Result<()> {
         let at = now();
-        self.add(Event { handler: handler.to_owned(), boot_id: self.system.boot_id(), at, report: None }, true)?;
+        let event = Event { handler: handler.to_owned(), boot_id: self.system.boot_id(), at, report: None };
+        let first = !self.begun;
+        let mark = first.then(|| self.mark(false));
+        self.add(mark.into_iter().chain([Line::Handler(event)]), first)?;
+        self.begun = true;
         self.last.insert(handler.to_owned(), Last::Interrupted(at));
         Ok(())
     }
@@ -100,28 +127,37 @@ impl Journal {
     pub fn ended(&mut self, report: &HandlerReport) -> io::Result<()> {
         let handler = report.name.clone();
         let event = Event { handler, boot_id: self.system.boot_id(), at: now(), report: Some(report.clone()) };
-        self.add(event, false)?;
+        self.add([Line::Handler(event)], false)?;
         self.last.insert(report.name.clone(), Last::Ended(Box::new(report.clone())));
         Ok(())
     }
 
-    /// Puts the last end on the disk.
+    /// Says that the stage has ended, and waits until all of it is on the disk. Nothing ran, nothing is said.
     ///
     /// # Errors
     /// When the disk does not take it.
-    pub fn settle(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.unsettled) { self.system.sync(&self.path) } else { Ok(()) }
+    pub fn close(&mut self) -> io::Result<()> {
+        if !std::mem::take(&mut self.begun) {
+            return Ok(());
+        }
+        let mark = self.mark(true);
+        self.add([mark], true)
     }
 
-    fn add(&mut self, event: Event, durable: bool) -> io::Result<()> {
+    fn mark(&self, ended: bool) -> Line {
+        Line::Stage(Mark { stage: self.stage, boot_id: self.system.boot_id(), at: now(), ended })
+    }
+
+    fn add(&mut self, lines: impl IntoIterator<Item = Line>, durable: bool) -> io::Result<()> {
         if let Some(error) = &self.unreadable {
             return Err(io::Error::other(error.clone()));
         }
-        let mut line = if self.torn { vec![b'\n'] } else { Vec::new() };
-        serde_json::to_writer(&mut line, &event)?;
-        line.push(b'\n');
-        let added = self.system.append(&self.path, &line, FileOptions { durable, ..FileOptions::mode(0o600) });
-        self.unsettled = !durable;
+        let mut text = if self.torn { vec![b'\n'] } else { Vec::new() };
+        for line in lines {
+            serde_json::to_writer(&mut text, &line)?;
+            text.push(b'\n');
+        }
+        let added = self.system.append(&self.path, &text, FileOptions { durable, ..FileOptions::mode(0o600) });
         // A full disk may have taken a part of the line.
         self.torn = added.is_err();
         added
@@ -131,7 +167,7 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kiln_schema::status::{OutcomeKind, Stage};
+    use kiln_schema::status::OutcomeKind;
 
     fn report(name: &str) -> HandlerReport {
         HandlerReport {
@@ -151,26 +187,52 @@ mod tests {
     fn a_start_without_an_end_is_an_interruption() {
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
-        let mut journal = Journal::open(&system, "/j".into());
+        let mut journal = Journal::open(&system, "/j".into(), Stage::Init);
         journal.started("a").unwrap();
         journal.ended(&report("a")).unwrap();
         journal.started("b").unwrap();
-        let journal = Journal::open(&system, "/j".into());
+        let journal = Journal::open(&system, "/j".into(), Stage::Init);
         assert!(matches!(journal.last("a"), Last::Ended(_)));
         assert!(matches!(journal.last("b"), Last::Interrupted(_)));
-        assert_eq!(journal.last("c"), Last::Never);
+        assert!(matches!(journal.last("c"), Last::Unknown(_)));
     }
 
     #[test]
     fn a_line_that_a_crash_cut_short_harms_nothing() {
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
-        Journal::open(&system, "/j".into()).started("a").unwrap();
+        Journal::open(&system, "/j".into(), Stage::Init).started("a").unwrap();
         system.append("/j", b"{\"handler\":\"a\",\"rep", FileOptions::default()).unwrap();
-        let mut journal = Journal::open(&system, "/j".into());
+        let mut journal = Journal::open(&system, "/j".into(), Stage::Init);
         assert!(matches!(journal.last("a"), Last::Interrupted(_)));
         journal.ended(&report("a")).unwrap();
-        let journal = Journal::open(&system, "/j".into());
+        let journal = Journal::open(&system, "/j".into(), Stage::Init);
         assert!(matches!(journal.last("a"), Last::Ended(_)));
+    }
+
+    #[test]
+    fn what_a_cut_stage_has_no_record_of_may_have_run() {
+        let tree = tempfile::tempdir().unwrap();
+        let system = System::new(tree.path());
+        let open = |stage| Journal::open(&system, "/j".into(), stage);
+        let mut whole = open(Stage::Final);
+        whole.started("a").unwrap();
+        whole.ended(&report("a")).unwrap();
+        whole.close().unwrap();
+        assert_eq!(open(Stage::Final).last("b"), Last::Never);
+
+        // As after a power cut that took what came after the first start.
+        open(Stage::Init).started("c").unwrap();
+        assert!(matches!(open(Stage::Init).last("c"), Last::Interrupted(_)));
+        assert!(matches!(open(Stage::Init).last("d"), Last::Unknown(_)));
+        assert_eq!(open(Stage::Final).last("d"), Last::Never);
+    }
+
+    #[test]
+    fn a_stage_in_which_nothing_ran_leaves_no_trace() {
+        let tree = tempfile::tempdir().unwrap();
+        let system = System::new(tree.path());
+        Journal::open(&system, "/j".into(), Stage::Init).close().unwrap();
+        assert!(!system.exists("/j"));
     }
 }

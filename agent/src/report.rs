@@ -111,7 +111,7 @@ impl Report {
         let Some(id) = &status.instance_id else { return Ok(()) };
         let mut text = serde_json::to_vec(&self.snapshot())?;
         text.push(b'\n');
-        let kept = self.system.write(instance_folder(id) + "/status.json", text, FileOptions::mode(0o644).durable());
+        let kept = self.system.write(instance_folder(id) + "/status.json", text, FileOptions::mode(0o644));
         if let Err(error) = kept {
             self.diagnostics(vec![Diagnostic::error(paths::STATE, format!("cannot be written: {error}"))])?;
             self.close()?;

@@ -48,8 +48,8 @@ impl Runner {
     pub fn new(context: Context, report: Report, stage: Stage, deadline: Instant) -> Self {
         let system = context.system.clone();
         let folder = crate::report::instance_folder(&context.instance.id);
-        let journal = Journal::open(&system, folder + "/journal.jsonl");
-        let once = Journal::open(&system, paths::ONCE_JOURNAL.to_owned());
+        let journal = Journal::open(&system, folder + "/journal.jsonl", stage);
+        let once = Journal::open(&system, paths::ONCE_JOURNAL.to_owned(), stage);
         Runner { system, report, context, journal, once, stage, deadline }
     }
 
@@ -106,8 +106,14 @@ impl Runner {
                 report.detail = failure.detail;
             }
         }
-        if let Last::Interrupted(at) = last {
-            let note = format!("it was interrupted in an earlier run, begun {at}, and ran again");
+        let note = match last {
+            Last::Interrupted(at) => Some(format!("it was interrupted in an earlier run, begun {at}, and ran again")),
+            Last::Unknown(at) => {
+                Some(format!("an earlier run of this stage, begun {at}, was cut short, and this may have run in it"))
+            }
+            Last::Never | Last::Ended(_) => None,
+        };
+        if let Some(note) = note {
             let message = report.message.take();
             report.message = Some(message.map_or(note.clone(), |message| format!("{message}; {note}")));
         }
@@ -130,12 +136,12 @@ impl Runner {
         self.deadline = self.deadline.max(Instant::now() + time);
     }
 
-    /// Puts what ran last on the disk.
+    /// Says in the journals that the stage has ended.
     ///
     /// # Errors
     /// When the disk does not take it.
     pub fn finish(&mut self) -> io::Result<()> {
-        self.journal.settle().and(self.once.settle())
+        self.journal.close().and(self.once.close())
     }
 
     fn journal_of(&mut self, frequency: Frequency) -> &mut Journal {
@@ -347,7 +353,7 @@ mod tests {
     fn a_handler_that_was_killed_runs_again_and_says_so() {
         let tree = tempfile::tempdir().unwrap();
         let journal = crate::report::instance_folder("i-1") + "/journal.jsonl";
-        Journal::open(&System::new(tree.path()), journal).started("killed").unwrap();
+        Journal::open(&System::new(tree.path()), journal, Stage::Init).started("killed").unwrap();
         let handlers = Tree { root: tree.path(), instance: "i-1" }.run(&[("killed", PerInstance, good)]);
         assert_eq!(handlers[0].outcome, OutcomeKind::Ok);
         assert!(handlers[0].message.as_deref().unwrap().contains("interrupted"));

@@ -228,16 +228,6 @@ impl System {
         append().map_err(|e: io::Error| named(path, &e))
     }
 
-    /// Waits until what was written to a file is on the disk.
-    ///
-    /// # Errors
-    /// The system's error, with the path in its text.
-    pub fn sync(&self, path: impl AsRef<Path>) -> io::Result<()> {
-        let path = path.as_ref();
-        let sync = || File::open(self.followed(path))?.sync_data();
-        sync().map_err(|e: io::Error| named(path, &e))
-    }
-
     /// Makes a folder and those above it; an existing one keeps its mode and owner.
     /// New ones get `mode` and `owner`.
     ///
