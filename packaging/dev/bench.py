@@ -9,7 +9,7 @@ neither. Every run gets a fresh overlay. Two things are measured:
 - the work: all stages as separate processes in a container, as the units run them: wall time, CPU,
   peak memory, bytes read from the disk with a cold cache. CPU and memory of the agent itself are told
   apart from its children's (useradd, ssh-keygen, the user's commands), which are the same work
-  whoever starts them;
+  whoever starts them. One kind of host key, as the time that an RSA key takes is chance;
 - the boot: a real systemd boot, and when sshd was active in it.
 """
 
@@ -32,6 +32,7 @@ USER_DATA = f"""#cloud-config
 hostname: bench
 fqdn: bench.example.org
 manage_etc_hosts: true
+ssh_genkeytypes: [ed25519]
 ssh_authorized_keys:
   - {KEYS[0]}
   - {KEYS[1]}
@@ -195,6 +196,8 @@ def main():
     arguments.add_argument("--work", type=Path, default=Path("target/bench"))
     arguments.add_argument("--runs", type=int, default=7)
     options = arguments.parse_args()
+    if os.geteuid():
+        sys.exit("bench.py needs root: it boots machines; run it with sudo")
     options.work.mkdir(parents=True, exist_ok=True)
     agents = ("kiln-agent", "cloud-init")
     names = (*agents, "none")
