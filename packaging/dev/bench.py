@@ -71,10 +71,12 @@ def run(command, **options):
 
 
 class Overlay:
-    """A throwaway tree over another one."""
+    """A throwaway tree over another one. What is written stays in memory: the disk that this machine
+    happens to have is not measured, but for what is read from it."""
 
     def __init__(self, lower):
         self.folder = Path(tempfile.mkdtemp(prefix="kiln-bench-", dir="/var/tmp"))
+        run(["mount", "-t", "tmpfs", "kiln-bench", self.folder])
         self.root = self.folder / "root"
         for name in ("root", "upper", "work"):
             (self.folder / name).mkdir()
@@ -86,7 +88,8 @@ class Overlay:
 
     def __exit__(self, *_):
         run(["umount", "-l", self.root])
-        shutil.rmtree(self.folder, ignore_errors=True)
+        run(["umount", "-l", self.folder])
+        self.folder.rmdir()
 
 
 def write(path, text):
