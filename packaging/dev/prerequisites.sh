@@ -24,9 +24,10 @@ demo=(
     iproute2 mmdebstrap openssh-client python3-venv systemd-container
     packer
 )
-# The tests run in fixture trees too: with a shell in them, BATS, sshd and its tools.
-test=("${demo[@]}" bats busybox-static openssh-server)
-ci=("${test[@]}" shellcheck)
+# The tests run in fixture trees too: with a shell in them, BATS, sshd and its tools, sudo's check of its
+# rules; they make certificates and look for processes that were left.
+test=("${demo[@]}" bats busybox-static openssh-server openssl procps sudo)
+ci=("${test[@]}" curl shellcheck)
 
 case "${1:-}" in
     demo) wanted=("${demo[@]}") ;;
