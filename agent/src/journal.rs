@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use kiln_schema::status::{HandlerReport, Stage};
 use serde::{Deserialize, Serialize};
 
-use crate::system::{FileOptions, System, now};
+use crate::system::{Appended, FileOptions, System, now};
 
 /// A line of the file.
 #[derive(Serialize, Deserialize)]
@@ -59,6 +59,8 @@ pub enum Last {
 pub struct Journal {
     system: System,
     path: String,
+    /// The file, open from the first event on.
+    file: Option<Appended>,
     stage: Stage,
     last: HashMap<String, Last>,
     /// When an earlier run of the stage began that never ended.
@@ -75,8 +77,9 @@ impl Journal {
     /// Reads a journal. One that is not there is empty; one that cannot be read takes no events, so that
     /// no handler runs on a guess.
     pub fn open(system: &System, path: String, stage: Stage) -> Self {
-        let (last, cut_short, begun, unreadable, torn) = Default::default();
-        let mut journal = Journal { system: system.clone(), path, stage, last, cut_short, begun, unreadable, torn };
+        let (file, last, cut_short, begun, unreadable, torn) = Default::default();
+        let mut journal =
+            Journal { system: system.clone(), path, file, stage, last, cut_short, begun, unreadable, torn };
         match system.read(&journal.path) {
             Ok(bytes) => journal.take_in(&String::from_utf8_lossy(&bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -111,7 +114,7 @@ impl Journal {
     /// When it cannot be written; the handler must not run then, as nobody would know.
     pub fn started(&mut self, handler: &str) -> io::Result<()> {
         let at = now();
-        let event = Event { handler: handler.to_owned(), boot_id: self.system.boot_id(), at, report: None };
+        let event = Event { handler: handler.to_owned(), boot_id: self.system.boot_id().to_owned(), at, report: None };
         let first = !self.begun;
         let mark = first.then(|| self.mark(false));
         self.add(mark.into_iter().chain([Line::Handler(event)]), first)?;
@@ -126,7 +129,8 @@ impl Journal {
     /// When it cannot be written.
     pub fn ended(&mut self, report: &HandlerReport) -> io::Result<()> {
         let handler = report.name.clone();
-        let event = Event { handler, boot_id: self.system.boot_id(), at: now(), report: Some(report.clone()) };
+        let boot_id = self.system.boot_id().to_owned();
+        let event = Event { handler, boot_id, at: now(), report: Some(report.clone()) };
         self.add([Line::Handler(event)], false)?;
         self.last.insert(report.name.clone(), Last::Ended(Box::new(report.clone())));
         Ok(())
@@ -145,7 +149,7 @@ impl Journal {
     }
 
     fn mark(&self, ended: bool) -> Line {
-        Line::Stage(Mark { stage: self.stage, boot_id: self.system.boot_id(), at: now(), ended })
+        Line::Stage(Mark { stage: self.stage, boot_id: self.system.boot_id().to_owned(), at: now(), ended })
     }
 
     fn add(&mut self, lines: impl IntoIterator<Item = Line>, durable: bool) -> io::Result<()> {
@@ -157,7 +161,11 @@ impl Journal {
             serde_json::to_writer(&mut text, &line)?;
             text.push(b'\n');
         }
-        let added = self.system.append(&self.path, &text, FileOptions { durable, ..FileOptions::mode(0o600) });
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => self.file.insert(self.system.open_to_append(&self.path, FileOptions::mode(0o600))?),
+        };
+        let added = file.add(&text, durable);
         // A full disk may have taken a part of the line.
         self.torn = added.is_err();
         added

@@ -20,7 +20,6 @@ pub mod cli;
 pub mod config;
 pub mod context;
 pub mod datasources;
-pub mod distro;
 pub mod gate;
 pub mod handlers;
 pub mod journal;
@@ -36,3 +35,4 @@ pub mod template;
 #[cfg(test)]
 mod testing;
 pub mod userdata;
+mod worker;

@@ -7,7 +7,6 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::context::Context;
-use crate::distro::Distro;
 use crate::handlers::{Failure, read_keys};
 
 /// Keys of the names.
@@ -61,7 +60,7 @@ impl Names {
         };
         let short = first_label(hostname.unwrap_or(&full)).to_owned();
         let prefer = keys.prefer_fqdn_over_hostname;
-        let full_is_host_name = prefer.unwrap_or_else(|| Distro::of(&context.system).is_red_hat());
+        let full_is_host_name = prefer.unwrap_or_else(|| context.system.distro().is_red_hat());
         Some(Names { short, full, full_is_host_name })
     }
 

@@ -1,4 +1,4 @@
-//! The status of this boot in memory, written out at every change.
+//! The status of this boot in memory, written out at every change that somebody may wait for.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -20,7 +20,7 @@ impl Report {
     /// Takes up the status of this boot where an earlier stage left it, or begins a new one.
     pub fn begin(system: &System) -> Self {
         let boot_id = system.boot_id();
-        let fresh = || Status::new(env!("CARGO_PKG_VERSION"), &boot_id);
+        let fresh = || Status::new(env!("CARGO_PKG_VERSION"), boot_id);
         let status = read(system).filter(|status| status.boot_id == boot_id).unwrap_or_else(fresh);
         Report { system: system.clone(), status: Arc::new(Mutex::new(status)) }
     }
@@ -47,10 +47,12 @@ impl Report {
     /// # Errors
     /// When /run cannot be written.
     pub fn handler(&self, report: HandlerReport) -> io::Result<()> {
-        self.update(|status| match status.handlers.iter_mut().find(|h| h.name == report.name) {
-            Some(earlier) => *earlier = report,
-            None => status.handlers.push(report),
-        })
+        self.update(|status| put(status, report))
+    }
+
+    /// The same without a write of its own: for what the next change follows at once, which takes it along.
+    pub fn handler_ended(&self, report: HandlerReport) {
+        put(&mut self.locked(), report);
     }
 
     /// Adds findings that the status does not have yet: every stage reads the same documents again.
@@ -58,9 +60,12 @@ impl Report {
     /// # Errors
     /// When /run cannot be written.
     pub fn diagnostics(&self, findings: Vec<Diagnostic>) -> io::Result<()> {
+        let findings: Vec<Diagnostic> = findings.into_iter().map(|f| Diagnostic { excerpt: None, ..f }).collect();
+        if findings.iter().all(|finding| self.locked().diagnostics.contains(finding)) {
+            return Ok(());
+        }
         self.update(|status| {
             for finding in findings {
-                let finding = Diagnostic { excerpt: None, ..finding };
                 if !status.diagnostics.contains(&finding) {
                     status.diagnostics.push(finding);
                 }
@@ -105,11 +110,10 @@ impl Report {
     /// # Errors
     /// When /run cannot be written.
     pub fn finish(&self) -> io::Result<()> {
-        let status = self.snapshot();
-        self.diagnostics(cut_short(&status))?;
         self.close()?;
+        let status = self.snapshot();
         let Some(id) = &status.instance_id else { return Ok(()) };
-        let mut text = serde_json::to_vec(&self.snapshot())?;
+        let mut text = serde_json::to_vec(&status)?;
         text.push(b'\n');
         let kept = self.system.write(instance_folder(id) + "/status.json", text, FileOptions::mode(0o644));
         if let Err(error) = kept {
@@ -121,6 +125,9 @@ impl Report {
 
     fn close(&self) -> io::Result<()> {
         self.update(|status| {
+            let new = cut_short(status).into_iter().filter(|finding| !status.diagnostics.contains(finding));
+            let new: Vec<Diagnostic> = new.collect();
+            status.diagnostics.extend(new);
             status.state = status.verdict();
             status.finished = Some(now().to_string());
         })
@@ -129,6 +136,14 @@ impl Report {
     fn locked(&self) -> MutexGuard<'_, Status> {
         // A handler that panicked while it held the lock left a whole status behind: fields are set one by one.
         self.status.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Puts a handler's report in the place of its earlier one, or at the end.
+fn put(status: &mut Status, report: HandlerReport) {
+    match status.handlers.iter_mut().find(|h| h.name == report.name) {
+        Some(earlier) => *earlier = report,
+        None => status.handlers.push(report),
     }
 }
 
@@ -185,7 +200,7 @@ pub fn current(system: &System) -> Result<Status, String> {
         Err(error) => return Err(format!("the status cannot be read: {error}")),
     };
     let Some(mut status) = found.filter(|status| status.boot_id == boot_id) else {
-        let mut fresh = Status::new(env!("CARGO_PKG_VERSION"), &boot_id);
+        let mut fresh = Status::new(env!("CARGO_PKG_VERSION"), boot_id);
         if crate::boot::is_disabled(system) {
             fresh.state = State::Disabled;
         }

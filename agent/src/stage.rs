@@ -1,8 +1,6 @@
 //! The only caller of handlers: frequency, journal, timing, deadline, outcome.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use kiln_schema::diagnostic::{Diagnostic, Severity};
@@ -15,6 +13,7 @@ use crate::handlers::{Failure, Frequency, Handled, Outcome, Prepared, Runnable};
 use crate::journal::{Journal, Last};
 use crate::report::Report;
 use crate::system::{FileOptions, System, now};
+use crate::worker::Worker;
 
 /// After its deadline a handler has this long to come back; its commands and requests are ended by then.
 const GRACE: Duration = Duration::from_secs(5);
@@ -41,6 +40,8 @@ pub struct Runner {
     stage: Stage,
     /// When the stage must have ended.
     deadline: Instant,
+    /// Idle between two handlers; none before the first, and after one that hung.
+    worker: Option<Worker<Handled>>,
 }
 
 impl Runner {
@@ -50,7 +51,7 @@ impl Runner {
         let folder = crate::report::instance_folder(&context.instance.id);
         let journal = Journal::open(&system, folder + "/journal.jsonl", stage);
         let once = Journal::open(&system, paths::ONCE_JOURNAL.to_owned(), stage);
-        Runner { system, report, context, journal, once, stage, deadline }
+        Runner { system, report, context, journal, once, stage, deadline, worker: None }
     }
 
     /// Runs one handler, if it is its turn, and writes what became of it.
@@ -79,7 +80,10 @@ impl Runner {
         if let (Last::Ended(earlier), true) = (&last, step.frequency != Frequency::Boot) {
             let told = self.context.status_so_far().handlers.iter().any(|h| h.name == step.name);
             // A stage that runs twice in one boot has nothing to add.
-            return if told { Ok(()) } else { self.report.handler(retold(earlier, report)) };
+            if !told {
+                self.report.handler_ended(retold(earlier, report));
+            }
+            return Ok(());
         }
         self.report.handler(report.clone())?;
         let recorded = self.journal_of(step.frequency).started(step.name);
@@ -128,7 +132,9 @@ impl Runner {
             report.message = Some(message);
         }
         log(&report);
-        self.report.handler(report)
+        // What follows at once writes it: the start of the next handler, or the end of the stage.
+        self.report.handler_ended(report);
+        Ok(())
     }
 
     /// Leaves the handlers that are still to come at least so much time.
@@ -148,8 +154,8 @@ impl Runner {
         if frequency == Frequency::Once { &mut self.once } else { &mut self.journal }
     }
 
-    /// Runs the work on a thread of its own, so that a panic or a hang never stops the next handler.
-    fn supervise(&self, run: Runnable) -> Handled {
+    /// Runs the work on another thread, so that a panic or a hang never stops the next handler.
+    fn supervise(&mut self, run: Runnable) -> Handled {
         let deadline = self.deadline.min(Instant::now() + run.timeout);
         let mut context = self.context.clone();
         context.deadline = deadline;
@@ -158,20 +164,16 @@ impl Runner {
             let message = format!("the {} stage had used up its time before this handler's turn", self.stage.name());
             return Err(Failure::new(Reason::Timeout, message));
         }
-        let (sender, receiver) = mpsc::channel();
-        let work = move || {
-            let handled = catch_unwind(AssertUnwindSafe(|| (run.work)(&mut context)));
-            let _ = sender.send(handled);
+        let worker = match self.worker.take() {
+            Some(worker) => worker,
+            None => Worker::start()?,
         };
-        std::thread::Builder::new().name("handler".to_owned()).spawn(work)?;
-        match receiver.recv_timeout(allowed + GRACE) {
-            Ok(Ok(handled)) => handled,
-            Ok(Err(panic)) => Err(Failure::new(Reason::Panicked, panic_message(panic.as_ref()))),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                let message = format!("it did not end within {:.0} s", allowed.as_secs_f64());
-                Err(Failure::new(Reason::Timeout, message))
-            }
-        }
+        let Some((worker, handled)) = worker.run(move || (run.work)(&mut context), allowed + GRACE) else {
+            let message = format!("it did not end within {:.0} s", allowed.as_secs_f64());
+            return Err(Failure::new(Reason::Timeout, message));
+        };
+        self.worker = Some(worker);
+        handled.unwrap_or_else(|panic| Err(Failure::new(Reason::Panicked, panic_message(panic.as_ref()))))
     }
 }
 

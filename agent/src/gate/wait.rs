@@ -119,7 +119,7 @@ mod tests {
         let report = report::Report::begin(&system);
         let mut told = Vec::new();
         let status = running_since("2026-01-01T00:00:00Z");
-        let boot_id = system.boot_id();
+        let boot_id = system.boot_id().to_owned();
         report.update(|own| own.clone_from(&Status { boot_id, ..status })).unwrap();
         let waited = for_the_agent(&system, Duration::from_millis(50), &mut |line| told.push(line.to_owned())).unwrap();
         assert!(!waited.finished && !waited.is_done());

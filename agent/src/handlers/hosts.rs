@@ -8,7 +8,6 @@ use serde_json::json;
 
 use super::{Failure, Frequency, Handled, Handler, Outcome};
 use crate::context::Context;
-use crate::distro::Distro;
 use crate::names::Names;
 use crate::system::FileOptions;
 use crate::template;
@@ -82,7 +81,7 @@ impl Handler for Hosts {
             }
             (None, "localhost") => {
                 names.check()?;
-                let address = if Distro::of(system).is_red_hat() { "127.0.0.1" } else { "127.0.1.1" };
+                let address = if system.distro().is_red_hat() { "127.0.0.1" } else { "127.0.1.1" };
                 with_line(&old, address, &names)
             }
             (None, _) => {
@@ -99,7 +98,7 @@ impl Handler for Hosts {
 }
 
 fn whole(context: &Context) -> Result<String, Failure> {
-    let built_in = if Distro::of(&context.system).is_red_hat() { RED_HAT } else { DEBIAN };
+    let built_in = if context.system.distro().is_red_hat() { RED_HAT } else { DEBIAN };
     let text = match context.system.read_text(TEMPLATE) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => built_in.to_owned(),
         other => other?,

@@ -32,43 +32,22 @@ impl System {
     /// The account of this name, or of this number.
     pub fn account(&self, name: &str) -> Option<Account> {
         let text = self.read_text("/etc/passwd").ok()?;
-        let number: Option<u32> = name.parse().ok();
-        let accounts = || {
-            text.lines().filter_map(|line| {
-                let fields: Vec<&str> = line.split(':').collect();
-                let [name, _, uid, gid, _, home, shell] = fields[..] else {
-                    return None;
-                };
-                Some(Account {
-                    name: name.to_owned(),
-                    uid: uid.parse().ok()?,
-                    gid: gid.parse().ok()?,
-                    home: home.to_owned(),
-                    shell: shell.to_owned(),
-                })
-            })
-        };
-        accounts().find(|a| a.name == name).or_else(|| accounts().find(|a| Some(a.uid) == number))
+        find(&text, name, |fields: [&str; 7]| {
+            let [name, _, uid, gid, _, home, shell] = fields;
+            let (uid, gid) = (uid.parse().ok()?, gid.parse().ok()?);
+            Some(Account { name: name.to_owned(), uid, gid, home: home.to_owned(), shell: shell.to_owned() })
+        })
     }
 
     /// The group of this name, or of this number.
     pub fn group(&self, name: &str) -> Option<Group> {
-        let text = self.read_text("/etc/group").ok()?;
-        let number: Option<u32> = name.parse().ok();
-        let groups = || {
-            text.lines().filter_map(|line| {
-                let fields: Vec<&str> = line.split(':').collect();
-                let [name, _, gid, members] = fields[..] else {
-                    return None;
-                };
-                Some(Group {
-                    name: name.to_owned(),
-                    gid: gid.parse().ok()?,
-                    members: members.split(',').filter(|m| !m.is_empty()).map(str::to_owned).collect(),
-                })
-            })
-        };
-        groups().find(|g| g.name == name).or_else(|| groups().find(|g| Some(g.gid) == number))
+        group_of(&self.read_text("/etc/group").ok()?, name)
+    }
+
+    /// Those of these groups that exist.
+    pub fn existing_groups(&self, names: &[&str]) -> Vec<String> {
+        let text = self.read_text("/etc/group").unwrap_or_default();
+        names.iter().filter(|name| group_of(&text, name).is_some()).map(|name| (*name).to_owned()).collect()
     }
 
     /// User and group ids of `user`, `user:group` or `:group`; numbers are taken as they are.
@@ -90,6 +69,35 @@ impl System {
         };
         Ok((uid, gid))
     }
+}
+
+fn group_of(text: &str, name: &str) -> Option<Group> {
+    find(text, name, |fields: [&str; 4]| {
+        let [name, _, gid, members] = fields;
+        let members = members.split(',').filter(|member| !member.is_empty()).map(str::to_owned).collect();
+        Some(Group { name: name.to_owned(), gid: gid.parse().ok()?, members })
+    })
+}
+
+/// The first line of `N` fields that `read` takes and whose first field is `name`; without one, that
+/// whose third field is the same number.
+fn find<T, const N: usize>(text: &str, name: &str, read: impl Fn([&str; N]) -> Option<T>) -> Option<T> {
+    let by = |field: usize, is_wanted: &dyn Fn(&str) -> bool| {
+        let wanted = text.lines().filter(|line| line.split(':').nth(field).is_some_and(is_wanted));
+        wanted.filter_map(|line| fields_of(line).and_then(&read)).next()
+    };
+    let by_number = |number: u32| by(2, &|id| id.parse() == Ok(number));
+    by(0, &|first| first == name).or_else(|| name.parse().ok().and_then(by_number))
+}
+
+/// The fields of a line that has exactly `N`.
+fn fields_of<const N: usize>(line: &str) -> Option<[&str; N]> {
+    let mut fields = line.split(':');
+    let mut found = [""; N];
+    for field in &mut found {
+        *field = fields.next()?;
+    }
+    fields.next().is_none().then_some(found)
 }
 
 #[cfg(test)]

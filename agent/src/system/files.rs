@@ -95,8 +95,9 @@ impl System {
     /// The system's error, or that the file is larger.
     pub fn read_limited(&self, path: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
         let path = path.as_ref();
-        let mut bytes = Vec::new();
         let file = File::open(self.followed(path)).map_err(|e| named(path, &e))?;
+        let size = file.metadata().map_or(0, |metadata| metadata.len()).min(limit);
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
         file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| named(path, &e))?;
         if bytes.len() as u64 > limit {
             let message = format!("{}: larger than {limit} bytes", path.display());
@@ -168,16 +169,13 @@ impl System {
 
     fn replace(&self, target: &Path, bytes: &[u8], options: FileOptions) -> io::Result<()> {
         let folder = target.parent().unwrap_or(Path::new("/"));
-        DirMaker::default().make(folder)?;
         let old = fs::metadata(target).ok();
         let mode = options.mode.or(old.as_ref().map(|m| m.mode() & 0o7777)).unwrap_or(0o644);
         let owner = options.owner.or(old.as_ref().map(|m| (m.uid(), m.gid())));
         let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let temporary = folder.join(format!(".{name}.kiln-{}", std::process::id()));
         let written = (|| {
-            let _ = fs::remove_file(&temporary);
-            // Closed to others until it has its owner: the bytes may be a secret.
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+            let mut file = create_new(&temporary)?;
             file.write_all(bytes)?;
             if let Some((uid, gid)) = owner {
                 let now = file.metadata()?;
@@ -206,26 +204,31 @@ impl System {
     /// # Errors
     /// The system's error, with the path in its text.
     pub fn append(&self, path: impl AsRef<Path>, bytes: &[u8], options: FileOptions) -> io::Result<()> {
+        self.open_to_append(path, options)?.add(bytes, options.durable)
+    }
+
+    /// Opens a file to which bytes are added at its end; it is made if it lacks.
+    ///
+    /// # Errors
+    /// The system's error, with the path in its text.
+    pub fn open_to_append(&self, path: impl AsRef<Path>, options: FileOptions) -> io::Result<Appended> {
         let path = path.as_ref();
         let target = self.followed(path);
-        let append = || {
+        let open = || {
             DirMaker::default().make(target.parent().unwrap_or(Path::new("/")))?;
             let created = !target.exists();
-            let mut file =
+            let file =
                 OpenOptions::new().append(true).create(true).mode(options.mode.unwrap_or(0o644)).open(&target)?;
-            file.write_all(bytes)?;
             if let (true, Some(mode)) = (created, options.mode) {
                 file.set_permissions(fs::Permissions::from_mode(mode))?;
             }
             if let Some((uid, gid)) = options.owner {
                 std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
             }
-            if options.durable {
-                file.sync_data()?;
-            }
-            Ok(())
+            Ok(file)
         };
-        append().map_err(|e: io::Error| named(path, &e))
+        let file = open().map_err(|e: io::Error| named(path, &e))?;
+        Ok(Appended { path: path.to_owned(), file })
     }
 
     /// Makes a folder and those above it; an existing one keeps its mode and owner.
@@ -289,6 +292,41 @@ impl System {
     pub fn set_mode(&self, path: impl AsRef<Path>, mode: u32) -> io::Result<()> {
         let path = path.as_ref();
         fs::set_permissions(self.followed(path), fs::Permissions::from_mode(mode)).map_err(|e| named(path, &e))
+    }
+}
+
+/// A file to whose end bytes are added.
+pub struct Appended {
+    path: PathBuf,
+    file: File,
+}
+
+impl Appended {
+    /// Adds bytes; waits until they are on the disk if they are to be `durable`.
+    ///
+    /// # Errors
+    /// The system's error, with the path in its text.
+    pub fn add(&mut self, bytes: &[u8], durable: bool) -> io::Result<()> {
+        let added = self.file.write_all(bytes).and_then(|()| if durable { self.file.sync_data() } else { Ok(()) });
+        added.map_err(|e| named(&self.path, &e))
+    }
+}
+
+/// A new file in the place of what was there, with the folders above it. It is closed to others: its
+/// bytes may be a secret, and it does not have its owner yet.
+fn create_new(path: &Path) -> io::Result<File> {
+    let open = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    // What lacks is made when it turns out to lack: nearly always there is nothing to make or to remove.
+    match open() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            DirMaker::default().make(path.parent().unwrap_or(Path::new("/")))?;
+            open()
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            open()
+        }
+        opened => opened,
     }
 }
 

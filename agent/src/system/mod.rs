@@ -8,6 +8,7 @@
 mod accounts;
 mod command;
 mod disk;
+mod distro;
 mod files;
 mod lock;
 mod signals;
@@ -16,7 +17,7 @@ mod tree;
 mod watch;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::sys::resource::{UsageWho, getrusage};
@@ -24,7 +25,8 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 pub use accounts::{Account, Group};
 pub use command::{Command, Finished, PATH, RunError};
-pub use files::FileOptions;
+pub use distro::Distro;
+pub use files::{Appended, FileOptions};
 pub use lock::Lock;
 pub use signals::on_termination;
 pub use steps::shell_quote;
@@ -34,12 +36,21 @@ pub use tree::{Found, Kind};
 #[derive(Clone, Debug)]
 pub struct System {
     root: Arc<Path>,
+    facts: Arc<Facts>,
+}
+
+/// What does not change in the life of a process, from the first question on.
+#[derive(Debug, Default)]
+struct Facts {
+    boot_id: OnceLock<String>,
+    command_line: OnceLock<String>,
+    distro: OnceLock<Distro>,
 }
 
 impl System {
     /// The machine whose root is `root`.
     pub fn new(root: impl AsRef<Path>) -> Self {
-        System { root: root.as_ref().into() }
+        System { root: root.as_ref().into(), facts: Arc::default() }
     }
 
     /// The root itself.
@@ -59,16 +70,18 @@ impl System {
     }
 
     /// The kernel's id of this boot; it changes at every boot and at nothing else.
-    pub fn boot_id(&self) -> String {
-        let text = self.read_text("/proc/sys/kernel/random/boot_id").ok();
-        // A tree without /proc has no boots of its own: the builder's machine stands in.
-        text.or_else(|| std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok())
-            .map_or_else(String::new, |id| id.trim().to_owned())
+    pub fn boot_id(&self) -> &str {
+        self.facts.boot_id.get_or_init(|| {
+            let text = self.read_text("/proc/sys/kernel/random/boot_id").ok();
+            // A tree without /proc has no boots of its own: the builder's machine stands in.
+            text.or_else(|| std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok())
+                .map_or_else(String::new, |id| id.trim().to_owned())
+        })
     }
 
     /// The kernel's command line; empty where there is no /proc.
-    pub fn kernel_command_line(&self) -> String {
-        self.read_text("/proc/cmdline").unwrap_or_default()
+    pub fn kernel_command_line(&self) -> &str {
+        self.facts.command_line.get_or_init(|| self.read_text("/proc/cmdline").unwrap_or_default())
     }
 }
 

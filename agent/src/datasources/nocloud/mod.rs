@@ -79,7 +79,7 @@ fn fetch(system: &System) -> Result<Instance, String> {
 /// What the serial number and the kernel's command line tell, the serial number first.
 fn line(system: &System) -> Option<Line> {
     let serial = system.read_text(SERIAL).ok().and_then(|text| Line::find(&text));
-    let kernel = Line::find(&system.kernel_command_line());
+    let kernel = Line::find(system.kernel_command_line());
     match (serial, kernel) {
         (Some(serial), Some(kernel)) => Some(serial.or(kernel)),
         (serial, kernel) => serial.or(kernel),

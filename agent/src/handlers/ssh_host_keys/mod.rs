@@ -100,12 +100,15 @@ fn remove_all(system: &System) -> Result<usize, Failure> {
     })
 }
 
-/// Makes keys side by side.
+/// Makes keys side by side, the last of them on this thread.
 fn generate_all(kinds: &[Kind], context: &Context) -> Vec<(Kind, Result<PublicKey, Failure>)> {
+    let Some((last, others)) = kinds.split_last() else { return Vec::new() };
     thread::scope(|scope| {
-        let running: Vec<_> = kinds.iter().map(|kind| (*kind, scope.spawn(|| generate(*kind, context)))).collect();
+        let running: Vec<_> = others.iter().map(|kind| (*kind, scope.spawn(|| generate(*kind, context)))).collect();
+        let own = generate(*last, context);
         let panicked = |_| Err(Failure::new(Reason::Panicked, "a bug in the making of host keys; please report it"));
-        running.into_iter().map(|(kind, thread)| (kind, thread.join().unwrap_or_else(panicked))).collect()
+        let made = running.into_iter().map(|(kind, thread)| (kind, thread.join().unwrap_or_else(panicked)));
+        made.chain([(*last, own)]).collect()
     })
 }
 

@@ -8,7 +8,6 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
-use crate::distro::Distro;
 use crate::system::System;
 
 /// Keys of users and groups.
@@ -360,15 +359,14 @@ impl Config {
 /// The default user where the image does not say otherwise: with the name that the distribution's own
 /// images have, and those of the usual groups that exist.
 fn built_in(system: &System) -> UserKeys {
-    let distro = Distro::of(system);
+    let distro = system.distro();
     let name = match distro.id.as_str() {
         "debian" => "admin",
         "ubuntu" => "ubuntu",
         _ if distro.is_red_hat() => "ec2-user",
         _ => "kiln",
     };
-    let groups = ["adm", "sudo", "wheel", "systemd-journal"];
-    let groups = groups.into_iter().filter(|group| system.group(group).is_some()).map(str::to_owned).collect();
+    let groups = system.existing_groups(&["adm", "sudo", "wheel", "systemd-journal"]);
     let shell = ["/bin/bash", "/bin/sh"].into_iter().find(|shell| system.exists(shell)).unwrap_or("/bin/sh");
     UserKeys {
         name: name.to_owned(),

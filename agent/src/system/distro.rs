@@ -1,6 +1,6 @@
 //! Which distribution the image is of, from os-release.
 
-use crate::system::System;
+use super::System;
 
 /// What os-release says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,13 +11,17 @@ pub struct Distro {
     pub like: Vec<String>,
 }
 
-impl Distro {
-    /// The distribution of the image.
-    pub fn of(system: &System) -> Self {
-        let text = system.read_text("/etc/os-release").or_else(|_| system.read_text("/usr/lib/os-release"));
-        Self::parse(&text.unwrap_or_default())
+impl System {
+    /// The distribution of the image, as it was at the first question.
+    pub fn distro(&self) -> &Distro {
+        self.facts.distro.get_or_init(|| {
+            let text = self.read_text("/etc/os-release").or_else(|_| self.read_text("/usr/lib/os-release"));
+            Distro::parse(&text.unwrap_or_default())
+        })
     }
+}
 
+impl Distro {
     fn parse(text: &str) -> Self {
         let field = |name: &str| {
             let line = text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='));
