@@ -19,7 +19,7 @@ test:
 bench:
 	packaging/dev/prerequisites.sh bench
 	packaging/demo/foundation.sh target/foundation
-	packaging/dev/bench.py --foundation target/foundation --agent-deb "$$(packaging/dev/agent-deb.sh)"
+	deb="$$(packaging/dev/agent-deb.sh)" && packaging/dev/bench.py --foundation target/foundation --agent-deb "$$deb"
 
 lint:
 	packaging/dev/lint.sh

@@ -42,17 +42,22 @@ impl Report {
         self.system.write(paths::STATUS, text, FileOptions::mode(0o644))
     }
 
-    /// Puts a handler's report in the place of its earlier one, or at the end.
+    /// Writes out what was noted.
     ///
     /// # Errors
     /// When /run cannot be written.
-    pub fn handler(&self, report: HandlerReport) -> io::Result<()> {
-        self.update(|status| put(status, report))
+    pub fn write(&self) -> io::Result<()> {
+        self.update(|_| ())
     }
 
-    /// The same without a write of its own: for what the next change follows at once, which takes it along.
-    pub fn handler_ended(&self, report: HandlerReport) {
-        put(&mut self.locked(), report);
+    /// Puts a handler's report in the place of its earlier one, or at the end. The next change or
+    /// [`write`](Self::write) takes it to the file.
+    pub fn note(&self, report: HandlerReport) {
+        let handlers = &mut self.locked().handlers;
+        match handlers.iter_mut().find(|h| h.name == report.name) {
+            Some(earlier) => *earlier = report,
+            None => handlers.push(report),
+        }
     }
 
     /// Adds findings that the status does not have yet: every stage reads the same documents again.
@@ -136,14 +141,6 @@ impl Report {
     fn locked(&self) -> MutexGuard<'_, Status> {
         // A handler that panicked while it held the lock left a whole status behind: fields are set one by one.
         self.status.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-/// Puts a handler's report in the place of its earlier one, or at the end.
-fn put(status: &mut Status, report: HandlerReport) {
-    match status.handlers.iter_mut().find(|h| h.name == report.name) {
-        Some(earlier) => *earlier = report,
-        None => status.handlers.push(report),
     }
 }
 

@@ -17,6 +17,8 @@ use crate::worker::Worker;
 
 /// After its deadline a handler has this long to come back; its commands and requests are ended by then.
 const GRACE: Duration = Duration::from_secs(5);
+/// What ends sooner was never seen running: a write of the status costs more than most handlers do.
+const UNSEEN: Duration = Duration::from_millis(20);
 
 /// A handler in the order of the boot, built-in or external.
 pub struct Step<'a> {
@@ -81,15 +83,15 @@ impl Runner {
             let told = self.context.status_so_far().handlers.iter().any(|h| h.name == step.name);
             // A stage that runs twice in one boot has nothing to add.
             if !told {
-                self.report.handler_ended(retold(earlier, report));
+                self.report.note(retold(earlier, report));
             }
             return Ok(());
         }
-        self.report.handler(report.clone())?;
+        self.report.note(report.clone());
         let recorded = self.journal_of(step.frequency).started(step.name);
         let handled = match (recorded, prepared.run) {
             (Err(error), _) => Err(unrecorded("start", error)),
-            (Ok(()), Some(run)) => self.supervise(run),
+            (Ok(()), Some(run)) => self.supervise(run)?,
             (Ok(()), None) => Err(unusable(prepared.diagnostics)),
         };
         report.duration_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -132,8 +134,8 @@ impl Runner {
             report.message = Some(message);
         }
         log(&report);
-        // What follows at once writes it: the start of the next handler, or the end of the stage.
-        self.report.handler_ended(report);
+        // The next handler that takes its time writes it, or the end of the stage.
+        self.report.note(report);
         Ok(())
     }
 
@@ -155,25 +157,35 @@ impl Runner {
     }
 
     /// Runs the work on another thread, so that a panic or a hang never stops the next handler.
-    fn supervise(&mut self, run: Runnable) -> Handled {
+    fn supervise(&mut self, run: Runnable) -> io::Result<Handled> {
         let deadline = self.deadline.min(Instant::now() + run.timeout);
         let mut context = self.context.clone();
         context.deadline = deadline;
         let allowed = deadline.saturating_duration_since(Instant::now());
         if allowed.is_zero() {
             let message = format!("the {} stage had used up its time before this handler's turn", self.stage.name());
-            return Err(Failure::new(Reason::Timeout, message));
+            return Ok(Err(Failure::new(Reason::Timeout, message)));
         }
-        let worker = match self.worker.take() {
-            Some(worker) => worker,
-            None => Worker::start()?,
+        let worker = match self.worker.take().map_or_else(Worker::start, Ok) {
+            Ok(worker) => worker,
+            Err(error) => return Ok(Err(error.into())),
         };
-        let Some((worker, handled)) = worker.run(move || (run.work)(&mut context), allowed + GRACE) else {
+        worker.give(move || (run.work)(&mut context));
+        let (handled, told) = match worker.wait(UNSEEN) {
+            Some(handled) => (Some(handled), Ok(())),
+            None => {
+                let told = self.report.write();
+                (worker.wait(allowed + GRACE - UNSEEN), told)
+            }
+        };
+        told?;
+        let Some(handled) = handled else {
+            // The worker is left to what hangs, so that a late result is not taken for that of the next handler.
             let message = format!("it did not end within {:.0} s", allowed.as_secs_f64());
-            return Err(Failure::new(Reason::Timeout, message));
+            return Ok(Err(Failure::new(Reason::Timeout, message)));
         };
         self.worker = Some(worker);
-        handled.unwrap_or_else(|panic| Err(Failure::new(Reason::Panicked, panic_message(panic.as_ref()))))
+        Ok(handled.unwrap_or_else(|panic| Err(Failure::new(Reason::Panicked, panic_message(panic.as_ref())))))
     }
 }
 

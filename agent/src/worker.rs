@@ -31,14 +31,16 @@ impl<T: Send + 'static> Worker<T> {
         Ok(Worker { work, results })
     }
 
-    /// Runs one piece of work and gives the worker back with its result: `Err` holds what a panic said.
-    ///
-    /// None when it took longer than `limit`. The thread is left to it then and ends with it, so that
-    /// its late result is never taken for that of the next piece.
-    pub fn run(self, work: impl FnOnce() -> T + Send + 'static, limit: Duration) -> Option<(Self, thread::Result<T>)> {
-        self.work.send(Box::new(work)).ok()?;
-        let result = self.results.recv_timeout(limit).ok()?;
-        Some((self, result))
+    /// Gives it a piece of work. Its results come in the order of the work: one whose result was not
+    /// waited for must not be given more.
+    pub fn give(&self, work: impl FnOnce() -> T + Send + 'static) {
+        // The thread lives as long as this value: a panic in the work does not end it.
+        let _ = self.work.send(Box::new(work));
+    }
+
+    /// The result of the work, if it ends within `limit`: `Err` holds what a panic said.
+    pub fn wait(&self, limit: Duration) -> Option<thread::Result<T>> {
+        self.results.recv_timeout(limit).ok()
     }
 }
 
@@ -51,18 +53,21 @@ mod tests {
     #[test]
     fn one_thread_does_piece_after_piece_also_after_a_panic() {
         let worker = Worker::start().unwrap();
-        let (worker, first) = worker.run(|| thread::current().id(), LONG).unwrap();
-        let (worker, panicked) = worker.run(|| panic!("oh no"), LONG).unwrap();
-        assert!(panicked.is_err());
-        let (_, last) = worker.run(|| thread::current().id(), LONG).unwrap();
-        assert_eq!(first.unwrap(), last.unwrap());
+        worker.give(|| thread::current().id());
+        let first = worker.wait(LONG).unwrap();
+        worker.give(|| panic!("oh no"));
+        assert!(worker.wait(LONG).unwrap().is_err());
+        worker.give(|| thread::current().id());
+        assert_eq!(first.unwrap(), worker.wait(LONG).unwrap().unwrap());
     }
 
     #[test]
-    fn work_that_hangs_is_left_behind() {
-        let (release, held) = mpsc::channel::<()>();
-        let hung = move || held.recv().is_ok();
-        assert!(Worker::start().unwrap().run(hung, Duration::from_millis(10)).is_none());
-        drop(release);
+    fn work_that_takes_longer_can_be_waited_for_again() {
+        let (release, held) = mpsc::channel();
+        let worker = Worker::start().unwrap();
+        worker.give(move || held.recv().unwrap());
+        assert!(worker.wait(Duration::from_millis(10)).is_none());
+        release.send("late").unwrap();
+        assert_eq!(worker.wait(LONG).unwrap().unwrap(), "late");
     }
 }

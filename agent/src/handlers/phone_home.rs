@@ -338,7 +338,7 @@ mod tests {
                 let name = name.to_owned();
                 let handler =
                     HandlerReport { name, stage, outcome, best_effort, started, duration_ms, reason, message, detail };
-                report.handler(handler).unwrap();
+                report.note(handler);
             }
             context = context.with_report(report);
             context.run_handler::<PhoneHome>().unwrap();
