@@ -1,12 +1,13 @@
 # What there is to do in this checkout. `make demo` and `make test` work on a fresh Debian 12 with
 # Rust, as root; they install what else they need.
 
-.PHONY: help demo test bench lint deb
+.PHONY: help demo test bench conformance lint deb
 
 help:
 	@echo 'make demo    bake a golden and an app image in the lab, launch the app, show what it says'
 	@echo 'make test    unit, fixture and command-line tests, then the package, then the end-to-end tests'
 	@echo 'make bench   measure the agent against Debian'\''s cloud-init'
+	@echo 'make conformance CORPUS=DIR   compare the agent with what cloud-init did with a corpus of user-data'
 	@echo 'make lint    formatting, clippy, licences and sources of dependencies, shell scripts'
 	@echo 'make deb     both packages, in target/deb'
 
@@ -23,6 +24,13 @@ bench:
 
 lint:
 	packaging/dev/lint.sh
+
+conformance:
+	@test -n "$(CORPUS)" || { echo 'name the folder of the corpus: make conformance CORPUS=DIR' >&2; exit 64; }
+	packaging/dev/prerequisites.sh bench
+	packaging/dev/conformance-root.sh target/conformance/root
+	cargo build --quiet --locked --workspace
+	packaging/dev/conformance.py --corpus "$(CORPUS)" --agent target/debug/kiln-agent --tree target/conformance/root
 
 # The whole workspace, so that the EC2 crate is compiled with one set of features and thus once.
 deb:
