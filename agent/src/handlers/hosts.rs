@@ -1,12 +1,13 @@
 //! `/etc/hosts`, so that the machine finds its own name without a name server.
 
+use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::scalar;
+use kiln_schema::yaml::{Node, scalar};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
-use super::{Failure, Frequency, Handled, Handler, Outcome};
+use super::{Failure, Frequency, Handled, Handler, Outcome, check};
 use crate::context::Context;
 use crate::names::Names;
 use crate::system::FileOptions;
@@ -61,6 +62,12 @@ impl Handler for Hosts {
     const STAGE: Stage = Stage::Init;
     const FREQUENCY: Frequency = Frequency::Boot;
     type Config = Config;
+
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let named = config.get("manage_etc_hosts").filter(|node| !matches!(node.to_json(), Json::Bool(_)));
+        let words = ["true", "false", "yes", "no", "on", "off", "template", "localhost"];
+        named.and_then(|node| check::word(node, "manage_etc_hosts", &words)).into_iter().collect()
+    }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
         let context = &*context;

@@ -24,6 +24,7 @@ use crate::context::Context;
 use crate::system::RunError;
 
 mod bootcmd;
+mod check;
 mod commands;
 pub mod external;
 mod hostname;
@@ -184,6 +185,11 @@ pub trait Handler: 'static {
         false
     }
 
+    /// What is wrong with its part of the configuration beyond the types of the keys.
+    fn check(_config: &Node) -> Vec<Diagnostic> {
+        Vec::new()
+    }
+
     /// Its own timeout, where the user-data sets one.
     fn timeout(_config: &Self::Config) -> Duration {
         Self::TIMEOUT
@@ -278,7 +284,8 @@ fn prepare<H: Handler>(config: &Node) -> Prepared
 where
     H::Config: Send,
 {
-    let yaml::Checked { value, diagnostics } = read_keys::<H::Config>(config);
+    let yaml::Checked { value, mut diagnostics } = read_keys::<H::Config>(config);
+    diagnostics.extend(H::check(config));
     let run = value.map(|config| Runnable {
         best_effort: H::best_effort(&config),
         timeout: H::timeout(&config),

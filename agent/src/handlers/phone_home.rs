@@ -8,14 +8,15 @@
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
+use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::Each;
+use kiln_schema::yaml::{Each, Node};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 use sha2::Sha256;
 
-use super::{Failure, Frequency, Handled, Handler, Outcome};
+use super::{Failure, Frequency, Handled, Handler, Outcome, check};
 use crate::context::Context;
 use crate::net::{Backoff, Client, Engine, Policy, Request};
 use crate::report::{foretold, instance_folder};
@@ -167,6 +168,13 @@ impl Handler for PhoneHome {
     fn timeout(config: &Config) -> Duration {
         let Some(keys) = &config.phone_home else { return Self::TIMEOUT };
         keys.per_try().saturating_add(BACKOFF.cap).saturating_mul(keys.tries()).min(Self::TIMEOUT)
+    }
+
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let all = |node: &Node| node.to_json() == "all";
+        let keys = config.get("phone_home").filter(|keys| !keys.get("post").is_some_and(all));
+        let finding = keys.and_then(|keys| check::list(keys, "post"));
+        finding.map(|finding| Diagnostic { path: "phone_home.post".to_owned(), ..finding }).into_iter().collect()
     }
 
     fn run(config: &Config, context: &mut Context) -> Handled {

@@ -8,7 +8,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use kiln_schema::diagnostic::nearest;
+use kiln_schema::diagnostic::{Diagnostic, nearest};
 use kiln_schema::status::{Reason, Stage};
 use kiln_schema::yaml::{self, Each, Mode, Node};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use serde_json::{Value as Json, json};
 
-use super::{Failure, Frequency, Handled, Handler, Outcome, items};
+use super::{Failure, Frequency, Handled, Handler, Outcome, check, items};
 use crate::context::Context;
 use crate::report::instance_folder;
 use crate::system::FileOptions;
@@ -26,6 +26,11 @@ use crate::userdata::gunzip;
 pub struct WriteFiles;
 /// Writes the files that had to wait.
 pub struct WriteFilesDeferred;
+
+const PLAIN: &[&str] = &["text/plain"];
+const BASE64: &[&str] = &["b64", "base64"];
+const GZIP: &[&str] = &["gz", "gzip"];
+const BOTH: &[&str] = &["gz+b64", "gz+base64", "gzip+b64", "gzip+base64"];
 
 /// Most bytes that a packed file may become.
 const MAX_FILE: usize = 256 * 1024 * 1024;
@@ -118,6 +123,15 @@ impl Handler for WriteFiles {
     const STAGE: Stage = Stage::Init;
     const FREQUENCY: Frequency = Frequency::Instance;
     type Config = Config;
+
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let known = [PLAIN, BASE64, GZIP, BOTH].concat();
+        let encoding = |(index, file): (usize, &Node)| {
+            let path = format!("write_files[{index}].encoding");
+            file.get("encoding").and_then(|node| check::word(node, &path, &known))
+        };
+        items(config, "write_files").iter().enumerate().filter_map(encoding).collect()
+    }
 
     fn run(_: &Config, context: &mut Context) -> Handled {
         let mut pass = Pass::default();
@@ -256,14 +270,10 @@ fn write(context: &Context, file: &File) -> Result<(), Failure> {
 
 /// The bytes of the file. An error never shows any of the content.
 fn decode(file: &File) -> Result<Vec<u8>, String> {
-    const PLAIN: &[&str] = &["", "text/plain"];
-    const BASE64: &[&str] = &["b64", "base64"];
-    const GZIP: &[&str] = &["gz", "gzip"];
-    const BOTH: &[&str] = &["gz+b64", "gz+base64", "gzip+b64", "gzip+base64"];
     let encoding = file.encoding.as_deref().unwrap_or_default().trim().to_ascii_lowercase();
     let is = |names: &[&str]| names.contains(&encoding.as_str());
     let content = &file.content.0;
-    if is(PLAIN) {
+    if encoding.is_empty() || is(PLAIN) {
         Ok(content.clone())
     } else if is(BASE64) {
         base64(content)

@@ -6,6 +6,19 @@
 use kiln_schema::yaml::{self, Node, Scalar, Value};
 use serde::Deserialize;
 
+/// The settings of all kinds of values.
+const SETTINGS: [&str; 9] = [
+    "allow_delete",
+    "no_replace",
+    "replace",
+    "append",
+    "prepend",
+    "recurse_dict",
+    "recurse_list",
+    "recurse_array",
+    "recurse_str",
+];
+
 /// What is done with two values of one kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mergers {
@@ -66,8 +79,12 @@ impl Mergers {
             "str" => &mut self.text,
             _ => return Err("it knows `dict`, `list` and `str` alone".to_owned()),
         };
-        let settings = settings.iter().map(|s| s.trim().to_lowercase()).filter(|s| !s.is_empty());
-        slot.get_or_insert(settings.collect());
+        let settings: Vec<String> =
+            settings.iter().map(|s| s.trim().to_lowercase()).filter(|s| !s.is_empty()).collect();
+        if let Some(unknown) = settings.iter().find(|setting| !SETTINGS.contains(&setting.as_str())) {
+            return Err(format!("`{unknown}` is no setting; there are {}", SETTINGS.join(", ")));
+        }
+        slot.get_or_insert(settings);
         Ok(())
     }
 

@@ -12,11 +12,13 @@ mod retire;
 mod run;
 pub mod summary;
 
+use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{Reason, Stage};
+use kiln_schema::yaml::Node;
 use serde_json::json;
 use std::time::Duration;
 
-use super::{Failure, Frequency, Handled, Handler, Outcome};
+use super::{Failure, Frequency, Handled, Handler, Outcome, check};
 use crate::context::Context;
 use config::{Config, Settings};
 use run::Puppet;
@@ -37,6 +39,11 @@ impl Handler for Handle {
     fn timeout(config: &Config) -> Duration {
         let settings = &config.puppet;
         settings.timeout().saturating_mul(settings.tries()).saturating_add(OVERHEAD)
+    }
+
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let kind = config.get("puppet").and_then(|keys| keys.get("install_type"));
+        kind.and_then(|kind| check::word(kind, "puppet.install_type", &["packages", "aio"])).into_iter().collect()
     }
 
     fn run(config: &Config, context: &mut Context) -> Handled {

@@ -7,13 +7,15 @@ use std::fmt::Write as _;
 use std::thread;
 use std::time::Duration;
 
+use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{Reason, Stage};
+use kiln_schema::yaml::Node;
 use serde_json::{Map, json};
 
 pub use config::{Config, Kind};
 use config::{FOLDER, Given};
 
-use super::{Failure, Frequency, Handled, Handler, Outcome};
+use super::{Failure, Frequency, Handled, Handler, Outcome, check};
 use crate::context::Context;
 use crate::names::Names;
 use crate::ssh::{self, PublicKey};
@@ -33,6 +35,10 @@ impl Handler for SshHostKeys {
     const TIMEOUT: Duration = Duration::from_secs(60);
     const ALWAYS: bool = true;
     type Config = Config;
+
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        check::words(config, "ssh_genkeytypes", &["rsa", "ecdsa", "ed25519"])
+    }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
         let context = &*context;
