@@ -253,13 +253,15 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBmSNoLzDS9YpZZlqsxKPWYJqUcxgY0XcpQkY
 def read_rules(path):
     with path.open() as lines:
         rows = [line.rstrip("\n").split("\t") for line in lines if line.strip() and not line.startswith("#")]
-    return [(kind, pattern, re.compile(what), reason) for kind, pattern, what, reason in rows]
+    return [(kind.split(","), ended, pattern, re.compile(what), reason) for kind, ended, pattern, what, reason in rows]
 
 
-def reason_for(difference, rules):
+def reason_for(difference, rules, ended=""):
+    """Why a difference may be, if it may; `ended` is how cloud-init's run ended."""
     kind, path, what = difference
-    for wanted, pattern, text, reason in rules:
-        if wanted in (kind, "*") and fnmatch.fnmatch(path, pattern) and text.search(what):
+    for kinds, state, pattern, text, reason in rules:
+        fits = kind in kinds and fnmatch.fnmatch(ended, state) and fnmatch.fnmatch(path, pattern)
+        if fits and text.search(what):
             return reason
     return None
 
@@ -304,7 +306,8 @@ def main():
             continue
         left = boot(agent, tree, corpus / record["document"], told)
         found = list(differences(record["files"], left, record["hostname"], base_of))
-        why = [reason_for(difference, rules) for difference in found]
+        ended = record["status"] or "no status"
+        why = [reason_for(difference, rules, ended) for difference in found]
         told["effects", "equal" if not found else "named" if all(why) else "different"] += 1
         reasons.update(set(filter(None, why)))
         for difference, reason in zip(found, why):
