@@ -151,13 +151,17 @@ fn lines_of(text: &str) -> Vec<Vec<String>> {
     words.take_while(|words| !words[0].eq_ignore_ascii_case("Match")).collect()
 }
 
-/// Lets a running sshd take up new host keys, and starts one that gave up for want of a key.
+/// What is so until sshd has taken up new host keys.
+pub const KEYS_NOT_OFFERED: &str = "the new host keys are not offered yet";
+
+/// Lets a running sshd take up new host keys or settings, and starts one that gave up for want of a key.
+/// `otherwise` says what is so as long as it has not.
 ///
 /// It queues the work and does not wait: in the init stage sshd waits for this very stage.
 ///
 /// # Errors
 /// What systemd refused.
-pub fn refresh_sshd(context: &Context) -> Result<Option<&'static str>, Failure> {
+pub fn refresh_sshd(context: &Context, otherwise: &str) -> Result<Option<&'static str>, Failure> {
     if !context.system.is_live() || !context.system.exists("/run/systemd/system") {
         return Ok(None);
     }
@@ -172,8 +176,7 @@ pub fn refresh_sshd(context: &Context) -> Result<Option<&'static str>, Failure> 
         let done = context.run(&systemctl().args(["--no-block", verb, unit]))?;
         if !done.success() {
             let said = done.last_lines(2).join("; ");
-            let message =
-                format!("the new host keys are not offered yet: systemctl {verb} {unit} {}: {said}", done.ending());
+            let message = format!("{otherwise}: systemctl {verb} {unit} {}: {said}", done.ending());
             return Err(Failure::new(Reason::CommandFailed, message));
         }
         return Ok(Some(verb));

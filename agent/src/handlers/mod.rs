@@ -33,6 +33,7 @@ pub mod puppet;
 pub mod route53;
 mod runcmd;
 mod scripts;
+mod set_passwords;
 mod ssh_authorized_keys;
 mod ssh_host_keys;
 mod ssh_rsa_host_key;
@@ -49,6 +50,7 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<users::Users>(),
     Entry::of::<ssh_authorized_keys::SshAuthorizedKeys>(),
     Entry::of::<ssh_host_keys::SshHostKeys>(),
+    Entry::of::<set_passwords::SetPasswords>(),
     Entry::of::<templates::Templates>(),
     Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
     Entry::of::<write_files::WriteFilesDeferred>(),

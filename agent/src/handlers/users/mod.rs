@@ -205,7 +205,10 @@ fn lock(user: &UserKeys, context: &Context) -> Result<(), Failure> {
 }
 
 /// Runs a tool of the shadow suite.
-fn shadow(command: Command, context: &Context) -> Result<(), Failure> {
+///
+/// # Errors
+/// That it is missing, or what it said.
+pub fn shadow(command: Command, context: &Context) -> Result<(), Failure> {
     let done = context.run(&command).map_err(|error| match error {
         RunError::Missing(program) => {
             let message = format!(
