@@ -28,6 +28,7 @@ mod commands;
 pub mod external;
 mod hostname;
 mod hosts;
+pub mod not_done;
 mod phone_home;
 pub mod puppet;
 pub mod route53;
