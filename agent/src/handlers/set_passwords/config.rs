@@ -120,12 +120,9 @@ impl Entry {
             (Kind::Random, _) => Ok(Secret::Random),
             (_, None) => Err(Unusable("no password is given; for one that is made here say `type: RANDOM`".to_owned())),
             (Kind::Text, Some(text)) => one_line(text).map(Secret::Text),
-            (Kind::Hash, Some(hash)) if is_stored_form(hash) => one_line(hash).map(Secret::Hash),
-            (Kind::Hash, Some(_)) => {
-                let advice =
-                    "its password is no hash such as `mkpasswd` prints; for the password itself say `type: text`";
-                Err(Unusable(advice.to_owned()))
-            }
+            (Kind::Hash, Some(hash)) => stored_form(hash)
+                .map(Secret::Hash)
+                .map_err(|Unusable(why)| Unusable(format!("{why}; for the password itself say `type: text`"))),
         }
     }
 }
@@ -151,22 +148,38 @@ pub fn lines(list: &[String]) -> impl Iterator<Item = (String, Option<(&str, &st
 }
 
 /// chpasswd reads lines, so a password of two would set another user's.
-fn one_line(password: &str) -> Result<String, Unusable> {
+///
+/// # Errors
+/// That it has several lines.
+pub fn one_line(password: &str) -> Result<String, Unusable> {
     if password.contains(['\n', '\r', '\0']) {
         return Err(Unusable("its password has more than one line".to_owned()));
     }
     Ok(password.to_owned())
 }
 
+/// What may stand in /etc/shadow. Anything else would be stored for all to see who see that file, and
+/// match no password.
+///
+/// # Errors
+/// That it is no hash.
+pub fn stored_form(text: &str) -> Result<String, Unusable> {
+    if is_stored_form(text) {
+        one_line(text)
+    } else {
+        Err(Unusable("it is no hash such as `mkpasswd` prints".to_owned()))
+    }
+}
+
 /// `$ID$SALT$HASH`, with the ids of crypt(5).
-pub fn is_hash(text: &str) -> bool {
+fn is_hash(text: &str) -> bool {
     let parts: Vec<&str> = text.split('$').collect();
     let ids = ["1", "2a", "2b", "2y", "5", "6", "7", "gy", "y"];
     matches!(parts[..], ["", id, _, _, ..] if ids.contains(&id)) && !parts[2..].iter().any(|part| part.is_empty())
 }
 
 /// What may stand in /etc/shadow: a hash of any kind, or what matches no password.
-pub fn is_stored_form(text: &str) -> bool {
+fn is_stored_form(text: &str) -> bool {
     let bare = text.trim_start_matches('!');
     let old = || bare.len() == 13 && bare.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'/'));
     (bare.is_empty() && !text.is_empty()) || bare == "*" || bare.starts_with(['$', '_']) || old()

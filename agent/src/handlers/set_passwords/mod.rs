@@ -10,7 +10,7 @@ mod sshd;
 use kiln_schema::status::{Reason, Stage};
 use serde_json::{Value as Json, json};
 
-pub use config::Config;
+pub use config::{Config, one_line, stored_form};
 use config::{Secret, Unusable, by_its_look, lines};
 
 use super::{Failure, Frequency, Handled, Handler, Outcome, ssh_host_keys, users};

@@ -5,7 +5,7 @@ use crate::testing::machine;
 const TOOLS: &[&str] = &["/usr/sbin/chpasswd", "/usr/bin/passwd", "/usr/bin/chage"];
 const HASH: &str = "$6$LF$9Z2p6rWK6TNC1DC6393ec0As.18KRAvKDbfsGJEdWN3sRQRwpdfoh37EQ3yUh69tP4GSrGW5XKHxMLiKowJgm/";
 
-/// A tree with the users `admin` and `bob`; chpasswd with PAM's stack, which takes any text, where it is asked for.
+/// A tree with the users `admin` and `bob`.
 fn context(tree: &std::path::Path, tools: &[&str], user_data: &str) -> Option<Context> {
     let context = machine(tree, tools, user_data)?;
     for (file, text) in [
@@ -68,7 +68,7 @@ fn a_bad_entry_is_told_without_its_password_and_the_good_one_is_set() {
     assert_eq!(failure.detail.unwrap(), json!({"set": ["admin"], "expired": ["admin"]}));
     for part in [
         "user `nobody-here`: there is no such user; `users` makes users",
-        "user `bob`: its password is no hash such as `mkpasswd` prints",
+        "user `bob`: it is no hash such as `mkpasswd` prints; for the password itself say `type: text`",
         "user `bob`: there is no /dev/console to show a random password on",
         "user `1001`: there is no such user",
         "chpasswd.list[0]: the line is not `user:password`",
