@@ -28,6 +28,7 @@ mod commands;
 pub mod external;
 mod hostname;
 mod hosts;
+mod keys_to_console;
 pub mod not_done;
 mod phone_home;
 pub mod puppet;
@@ -35,6 +36,7 @@ pub mod route53;
 mod runcmd;
 mod scripts;
 mod set_passwords;
+mod ssh_authkey_fingerprints;
 mod ssh_authorized_keys;
 mod ssh_host_keys;
 mod ssh_rsa_host_key;
@@ -58,6 +60,8 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<puppet::Handle>(),
     Entry::of::<runcmd::Runcmd>(),
     Entry::of::<scripts::Scripts>(),
+    Entry::of::<ssh_authkey_fingerprints::SshAuthkeyFingerprints>(),
+    Entry::of::<keys_to_console::KeysToConsole>(),
     Entry::of::<route53::Route53>(),
     Entry::of::<phone_home::PhoneHome>(),
 ];

@@ -109,12 +109,6 @@ const TABLE: &[NotDone] = &[
     // The end of the boot.
     lacking("power_state", "run `shutdown` in `runcmd`"),
     own("final_message", "`kiln-agent status` tells how the boot went"),
-    own("ssh", "the journal has the fingerprints of new host keys"),
-    own("ssh_quiet_keygen", "the agent makes host keys without a word"),
-    own("no_ssh_fingerprints", "the agent shows none"),
-    own("authkey_hash", "the agent shows no fingerprints"),
-    own("ssh_key_console_blacklist", "the agent shows no host keys"),
-    own("ssh_fp_console_blacklist", "the agent shows no fingerprints"),
     // cloud-init itself.
     own("cloud_init_modules", ORDER),
     own("cloud_config_modules", ORDER),
@@ -128,7 +122,6 @@ const TABLE: &[NotDone] = &[
     own("debug", LOG),
     own("reporting", "`phone_home` tells a server, and /run/kiln/status.json everybody"),
     own("system_info", "`default_user` says what `default` means; the rest is the image's"),
-    own("disable_root_opts", "root is refused as the agent does it"),
     own("manual_cache_clean", "`kiln-agent clean` makes the next boot a first one"),
     own("vendor_data", "scripts of the vendor-data run before those of the user-data"),
     own("vendor_data2", "there is one vendor-data"),

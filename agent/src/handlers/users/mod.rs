@@ -27,6 +27,12 @@ pub fn default_name(context: &Context) -> Option<String> {
     read_keys::<Config>(&context.config).value.unwrap_or_default().default_name(&context.system)
 }
 
+/// The names of all users that the user-data asks for, the default user among them.
+pub fn names(context: &Context) -> Vec<String> {
+    let config = read_keys::<Config>(&context.config).value.unwrap_or_default();
+    config.all_users(&context.system).into_iter().map(|user| user.name).collect()
+}
+
 impl Handler for Users {
     const NAME: &'static str = "users";
     const SUMMARY: &'static str = "Makes groups, users and the default user";
