@@ -39,6 +39,7 @@ mod set_passwords;
 mod ssh_authkey_fingerprints;
 mod ssh_authorized_keys;
 mod ssh_host_keys;
+mod ssh_import_id;
 mod ssh_rsa_host_key;
 mod templates;
 mod users;
@@ -54,6 +55,7 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<ssh_authorized_keys::SshAuthorizedKeys>(),
     Entry::of::<ssh_host_keys::SshHostKeys>(),
     Entry::of::<set_passwords::SetPasswords>(),
+    Entry::of::<ssh_import_id::SshImportId>(),
     Entry::of::<templates::Templates>(),
     Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
     Entry::of::<write_files::WriteFilesDeferred>(),

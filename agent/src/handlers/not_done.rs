@@ -104,7 +104,6 @@ const TABLE: &[NotDone] = &[
     lacking("rpi", "configure the board with `write_files`"),
     lacking("autoinstall", "it is for Ubuntu's installer and not for an installed machine"),
     // Logins.
-    lacking("ssh_import_id", "give the keys themselves in `ssh_authorized_keys`"),
     lacking("ssh_publish_hostkeys", "`phone_home` can post the host keys"),
     // The end of the boot.
     lacking("power_state", "run `shutdown` in `runcmd`"),

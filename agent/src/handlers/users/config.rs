@@ -9,6 +9,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::keys::{Date, Days, Groups, Password, Redirect, Unsupported, split, words};
+use crate::handlers::ssh_import_id::KeyId;
 use crate::system::System;
 
 /// Keys of users and groups.
@@ -91,9 +92,9 @@ pub struct UserKeys {
     /// Rules for doas, each with the user's name, such as `permit nopass bob`.
     #[schemars(schema_with = "words")]
     pub doas: Option<Vec<String>>,
-    /// Not done by this version.
+    /// Whose keys may log in as this user: `gh:NAME` of GitHub, `lp:NAME` of Launchpad.
     #[serde(alias = "ssh-import-id")]
-    ssh_import_id: Unsupported,
+    pub ssh_import_id: Each<KeyId>,
     /// Not done by this version.
     snapuser: Unsupported,
 }
@@ -139,7 +140,7 @@ impl JsonSchema for User {
 impl UserKeys {
     /// The keys that are given and that this version does not do.
     pub fn unsupported(&self) -> Vec<&'static str> {
-        let keys = [("ssh_import_id", self.ssh_import_id), ("snapuser", self.snapuser)];
+        let keys = [("snapuser", self.snapuser)];
         keys.into_iter().filter(|(_, given)| given.0).map(|(key, _)| key).collect()
     }
 
@@ -187,7 +188,7 @@ impl UserKeys {
             selinux_user: self.selinux_user.or(low.selinux_user),
             ssh_redirect_user: Redirect(self.ssh_redirect_user.0 || low.ssh_redirect_user.0),
             doas: self.doas.or(low.doas),
-            ssh_import_id: either(self.ssh_import_id, low.ssh_import_id),
+            ssh_import_id: if self.ssh_import_id.is_empty() { low.ssh_import_id } else { self.ssh_import_id },
             snapuser: either(self.snapuser, low.snapuser),
         }
     }

@@ -11,9 +11,10 @@ use std::time::Duration;
 use kiln_schema::status::{Reason, Stage};
 use serde_json::json;
 
-pub use config::Config;
 use config::UserKeys;
+pub use config::{Config, User};
 
+use super::ssh_import_id::KeyId;
 use super::{Failure, Frequency, Handled, Handler, Outcome, read_keys};
 use crate::authorized_keys;
 use crate::context::Context;
@@ -31,6 +32,16 @@ pub fn default_name(context: &Context) -> Option<String> {
 pub fn names(context: &Context) -> Vec<String> {
     let config = read_keys::<Config>(&context.config).value.unwrap_or_default();
     config.all_users(&context.system).into_iter().map(|user| user.name).collect()
+}
+
+/// The users who have keys on a server, with the ids of these keys.
+pub fn import_ids(context: &Context) -> Vec<(String, Vec<KeyId>)> {
+    let config = read_keys::<Config>(&context.config).value.unwrap_or_default();
+    let users = config
+        .all_users(&context.system)
+        .into_iter()
+        .filter(|user| !user.ssh_import_id.is_empty() && !user.ssh_redirect_user.0);
+    users.map(|user| (user.name, user.ssh_import_id.0)).collect()
 }
 
 impl Handler for Users {
@@ -139,7 +150,7 @@ fn make(user: &UserKeys, existed: bool, default: Option<&str>, context: &Context
 
 /// Refuses logins as a user with the instance's keys, and tells the name of the default user.
 fn redirect(user: &UserKeys, default: Option<&str>, context: &Context) -> Result<(), Failure> {
-    if user.ssh_authorized_keys.is_some() {
+    if user.ssh_authorized_keys.is_some() || !user.ssh_import_id.is_empty() {
         let message = "ssh_redirect_user goes with no keys of the user's own, so neither is done; give one of both";
         return Err(Failure::new(Reason::Config, message));
     }
