@@ -78,7 +78,7 @@ pub fn merge(text: &str, keys: &[PublicKey], restriction: Option<&str>) -> Strin
 ///
 /// `AuthorizedKeysFile` is followed where its first file lies in the home folder or is the account's
 /// own (`/etc/ssh/keys/%u`); a file that all accounts share is not: a key in it would open them all.
-fn file_of(system: &System, account: &Account) -> String {
+pub fn file_of(system: &System, account: &Account) -> String {
     let home = account.home.trim_end_matches('/');
     let setting = ssh::sshd_setting(system, "AuthorizedKeysFile").into_iter().next();
     let pattern = setting.as_deref().map(|value| value.trim_matches('"')).unwrap_or(DEFAULT);

@@ -12,6 +12,7 @@ use kiln_schema::yaml::Node;
 use crate::config::Config;
 use crate::context::Context;
 use crate::datasources::{self, Instance, Search};
+use crate::handlers::not_done::{self, NotDone};
 use crate::handlers::{Entry, Frequency, HANDLERS, external};
 use crate::report::{self, Report};
 use crate::stage::{Runner, Step};
@@ -145,6 +146,8 @@ pub enum Turn {
     BuiltIn(&'static Entry),
     /// By its name.
     External(String),
+    /// A key of cloud-init that nobody owns, to be told.
+    NotDone(&'static NotDone),
 }
 
 impl Turn {
@@ -164,6 +167,12 @@ impl Turn {
                 frequency: Frequency::Instance,
                 prepare: Box::new(|config| external::prepare(name, config)),
             },
+            Turn::NotDone(key) => Step {
+                name: key.key,
+                // Told at every boot: a success of an earlier one there is not.
+                frequency: Frequency::Boot,
+                prepare: Box::new(|config| key.prepare(config)),
+            },
         }
     }
 }
@@ -175,8 +184,11 @@ pub fn turns(system: &System, stage: Stage, config: &Node) -> Vec<Turn> {
     let (tell, work): (Vec<_>, Vec<_>) = due.partition(|handler| handler.tells);
     let mut turns: Vec<Turn> = work.into_iter().map(Turn::BuiltIn).collect();
     if stage == Stage::Final {
-        let named = external::names(system).into_iter().filter(|name| config.get(name).is_some());
-        turns.extend(named.map(Turn::External));
+        let external = external::names(system);
+        let lacking =
+            not_done::lacking_in(config).into_iter().filter(|lacking| !external.iter().any(|n| n == lacking.key));
+        turns.extend(lacking.map(Turn::NotDone));
+        turns.extend(external.into_iter().filter(|name| config.get(name).is_some()).map(Turn::External));
     }
     turns.extend(tell.into_iter().map(Turn::BuiltIn));
     turns

@@ -88,6 +88,10 @@ impl Config {
             if named.contains(&entry.key.as_str()) {
                 continue;
             }
+            if let Some(not_done) = handlers::not_done::find(&entry.key) {
+                self.diagnostics.extend(not_done.finding(entry));
+                continue;
+            }
             let mut finding = entry.place.diagnostic(Severity::Warning, &entry.key, "unknown key");
             finding.suggestion = nearest(&entry.key, named.iter().copied());
             self.diagnostics.push(finding);

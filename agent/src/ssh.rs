@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
-use sha2::{Digest, Sha256};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
 use crate::context::Context;
 use crate::handlers::Failure;
@@ -76,10 +78,81 @@ impl PublicKey {
         parts.into_iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join(" ")
     }
 
+    /// Bits, fingerprint, comment and kind, as `ssh-keygen -l` prints them.
+    pub fn fingerprint_line(&self) -> String {
+        let comment = if self.comment.is_empty() { "no comment" } else { &self.comment };
+        let (bits, label) = self.bits_and_label();
+        format!("{bits} {} {comment} ({label})", self.fingerprint())
+    }
+
+    fn bits_and_label(&self) -> (usize, String) {
+        let kind = self.kind.trim_end_matches("@openssh.com");
+        let sk = if kind.starts_with("sk-") { "-SK" } else { "" };
+        let kind = kind.trim_start_matches("sk-");
+        if let Some(curve) = kind.strip_prefix("ecdsa-sha2-nistp") {
+            return (curve.parse().unwrap_or(256), format!("ECDSA{sk}"));
+        }
+        match kind {
+            "ssh-rsa" => (self.modulus_bits(), "RSA".to_owned()),
+            "ssh-dss" => (1024, "DSA".to_owned()),
+            other => (256, format!("{}{sk}", other.trim_start_matches("ssh-").to_uppercase())),
+        }
+    }
+
+    /// The bits of an RSA key: of the third field, a number with a zero byte before a set first bit.
+    fn modulus_bits(&self) -> usize {
+        let bytes = STANDARD.decode(&self.material).unwrap_or_default();
+        let mut rest = &bytes[..];
+        let mut field = &bytes[..0];
+        for _ in 0..3 {
+            let Some((length, behind)) = rest.split_first_chunk::<4>() else { return 0 };
+            let length = u32::from_be_bytes(*length) as usize;
+            let Some((this, behind)) = behind.split_at_checked(length) else { return 0 };
+            (field, rest) = (this, behind);
+        }
+        let number = field.iter().position(|byte| *byte != 0).map_or(&field[..0], |first| &field[first..]);
+        number.first().map_or(0, |first| number.len() * 8 - first.leading_zeros() as usize)
+    }
+
     /// `SHA256:…`, as ssh shows it at the first connection.
     pub fn fingerprint(&self) -> String {
         let bytes = STANDARD.decode(&self.material).unwrap_or_default();
         format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(bytes)))
+    }
+}
+
+/// How a fingerprint in hexadecimal digits is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Digest {
+    /// SHA-256, as OpenSSH's own.
+    #[default]
+    Sha256,
+    /// SHA-384.
+    Sha384,
+    /// SHA-512.
+    Sha512,
+}
+
+impl Digest {
+    /// The word in the user-data.
+    pub fn name(self) -> &'static str {
+        match self {
+            Digest::Sha256 => "sha256",
+            Digest::Sha384 => "sha384",
+            Digest::Sha512 => "sha512",
+        }
+    }
+
+    /// The fingerprint of a key: pairs of hexadecimal digits with colons between.
+    pub fn of(self, key: &PublicKey) -> String {
+        let bytes = STANDARD.decode(&key.material).unwrap_or_default();
+        let digest = match self {
+            Digest::Sha256 => Sha256::digest(bytes).to_vec(),
+            Digest::Sha384 => Sha384::digest(bytes).to_vec(),
+            Digest::Sha512 => Sha512::digest(bytes).to_vec(),
+        };
+        digest.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
     }
 }
 
@@ -151,13 +224,17 @@ fn lines_of(text: &str) -> Vec<Vec<String>> {
     words.take_while(|words| !words[0].eq_ignore_ascii_case("Match")).collect()
 }
 
-/// Lets a running sshd take up new host keys, and starts one that gave up for want of a key.
+/// What is so until sshd has taken up new host keys.
+pub const KEYS_NOT_OFFERED: &str = "the new host keys are not offered yet";
+
+/// Lets a running sshd take up new host keys or settings, and starts one that gave up for want of a key.
+/// `otherwise` says what is so as long as it has not.
 ///
 /// It queues the work and does not wait: in the init stage sshd waits for this very stage.
 ///
 /// # Errors
 /// What systemd refused.
-pub fn refresh_sshd(context: &Context) -> Result<Option<&'static str>, Failure> {
+pub fn refresh_sshd(context: &Context, otherwise: &str) -> Result<Option<&'static str>, Failure> {
     if !context.system.is_live() || !context.system.exists("/run/systemd/system") {
         return Ok(None);
     }
@@ -172,8 +249,7 @@ pub fn refresh_sshd(context: &Context) -> Result<Option<&'static str>, Failure> 
         let done = context.run(&systemctl().args(["--no-block", verb, unit]))?;
         if !done.success() {
             let said = done.last_lines(2).join("; ");
-            let message =
-                format!("the new host keys are not offered yet: systemctl {verb} {unit} {}: {said}", done.ending());
+            let message = format!("{otherwise}: systemctl {verb} {unit} {}: {said}", done.ending());
             return Err(Failure::new(Reason::CommandFailed, message));
         }
         return Ok(Some(verb));
@@ -231,6 +307,27 @@ pub(crate) mod tests {
         // ssh-keygen -lf of the constant above.
         let key = PublicKey::parse(ED25519).unwrap();
         assert_eq!(key.fingerprint(), "SHA256:oqEkyxDsyew23SMxIvzwryYxbf41OxLakqTcvfg5SoM");
+    }
+
+    #[test]
+    fn bits_and_kinds_are_those_that_ssh_keygen_prints() {
+        // A modulus of 1023 bits behind its zero byte and exponent 65537; 1024 with the first bit set.
+        for (first, bits) in [(0x7f, 1023), (0x80, 1024)] {
+            let number = [vec![0, first], vec![1; 127]].concat();
+            let fields = [&b"ssh-rsa"[..], &[1, 0, 1], &number];
+            let length = |field: &[u8]| u32::try_from(field.len()).unwrap().to_be_bytes();
+            let blob: Vec<u8> = fields.into_iter().flat_map(|f| [&length(f)[..], f].concat()).collect();
+            let key = PublicKey::parse(&format!("ssh-rsa {} root@a", STANDARD.encode(blob))).unwrap();
+            let line = key.fingerprint_line();
+            assert!(line.starts_with(&format!("{bits} SHA256:")) && line.ends_with(" root@a (RSA)"), "{line}");
+        }
+        let of = |kind: &str| {
+            let key = PublicKey { kind: kind.to_owned(), ..PublicKey::parse(ED25519).unwrap() };
+            let (bits, label) = key.bits_and_label();
+            format!("{bits} {label}")
+        };
+        assert_eq!(of("ecdsa-sha2-nistp521"), "521 ECDSA");
+        assert_eq!(of("sk-ssh-ed25519@openssh.com"), "256 ED25519-SK");
     }
 
     #[test]

@@ -118,6 +118,8 @@ fn plan(system: &System, config: &Config) -> Plan {
         for turn in boot::turns(system, stage, &config.root) {
             let order = handlers.len() + 1;
             handlers.push(match turn {
+                // It does nothing, and is among the findings.
+                Turn::NotDone(_) => continue,
                 Turn::BuiltIn(entry) => Planned {
                     order,
                     stage,

@@ -29,13 +29,18 @@ mod commands;
 pub mod external;
 mod hostname;
 mod hosts;
+mod keys_to_console;
+pub mod not_done;
 mod phone_home;
 pub mod puppet;
 pub mod route53;
 mod runcmd;
 mod scripts;
+mod set_passwords;
+mod ssh_authkey_fingerprints;
 mod ssh_authorized_keys;
 mod ssh_host_keys;
+mod ssh_import_id;
 mod ssh_rsa_host_key;
 mod templates;
 mod users;
@@ -50,12 +55,16 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<users::Users>(),
     Entry::of::<ssh_authorized_keys::SshAuthorizedKeys>(),
     Entry::of::<ssh_host_keys::SshHostKeys>(),
+    Entry::of::<set_passwords::SetPasswords>(),
+    Entry::of::<ssh_import_id::SshImportId>(),
     Entry::of::<templates::Templates>(),
     Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
     Entry::of::<write_files::WriteFilesDeferred>(),
     Entry::of::<puppet::Handle>(),
     Entry::of::<runcmd::Runcmd>(),
     Entry::of::<scripts::Scripts>(),
+    Entry::of::<ssh_authkey_fingerprints::SshAuthkeyFingerprints>(),
+    Entry::of::<keys_to_console::KeysToConsole>(),
     Entry::of::<route53::Route53>(),
     Entry::of::<phone_home::PhoneHome>(),
 ];

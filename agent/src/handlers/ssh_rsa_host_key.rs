@@ -36,7 +36,7 @@ impl Handler for SshRsaHostKey {
             return skip(Reason::SwitchedOff, "no RSA key is asked for");
         }
         let key = generate(Kind::Rsa, context)?;
-        let refreshed = ssh::refresh_sshd(context)?;
+        let refreshed = ssh::refresh_sshd(context, ssh::KEYS_NOT_OFFERED)?;
         Ok(Outcome::Ok(Some(json!({"keys": {"rsa": key.fingerprint()}, "sshd": refreshed}))))
     }
 }

@@ -69,7 +69,7 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
 
 impl System {
     /// A path with its last component resolved too, for reading.
-    fn followed(&self, path: &Path) -> PathBuf {
+    pub(super) fn followed(&self, path: &Path) -> PathBuf {
         if self.is_live() {
             return path.to_owned();
         }

@@ -7,6 +7,7 @@
 
 mod accounts;
 mod command;
+mod console;
 mod disk;
 mod distro;
 mod files;
@@ -25,6 +26,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 pub use accounts::{Account, Group};
 pub use command::{Command, Finished, PATH, RunError};
+pub use console::random_bytes;
 pub use distro::Distro;
 pub use files::{Appended, FileOptions};
 pub use lock::Lock;

@@ -19,12 +19,19 @@ pub struct Config {
     pub ssh_genkeytypes: Vec<String>,
     /// Keys to install instead of making them.
     pub ssh_keys: GivenKeys,
+    /// Print nothing while keys are made. Nothing is printed without it either.
+    pub ssh_quiet_keygen: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let kinds = Kind::ALL.map(|kind| kind.name().to_owned());
-        Config { ssh_deletekeys: true, ssh_genkeytypes: kinds.to_vec(), ssh_keys: GivenKeys::default() }
+        Config {
+            ssh_deletekeys: true,
+            ssh_genkeytypes: kinds.to_vec(),
+            ssh_keys: GivenKeys::default(),
+            ssh_quiet_keygen: true,
+        }
     }
 }
 

@@ -81,7 +81,7 @@ impl Handler for SshHostKeys {
                 made.extend(result.ok().map(|key| (kind.name().to_owned(), json!(key.fingerprint()))));
             }
         }
-        let refreshed = if made.is_empty() { Ok(None) } else { ssh::refresh_sshd(context) };
+        let refreshed = if made.is_empty() { Ok(None) } else { ssh::refresh_sshd(context, ssh::KEYS_NOT_OFFERED) };
         problems.extend(refreshed.err());
         let detail = json!({"removed": removed, "keys": made});
         match Failure::all(problems) {

@@ -8,6 +8,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
+use super::keys::{Date, Days, Groups, Password, Redirect, Unsupported, split, words};
+use crate::handlers::ssh_import_id::KeyId;
 use crate::system::System;
 
 /// Keys of users and groups.
@@ -69,96 +71,32 @@ pub struct UserKeys {
     #[serde(alias = "ssh-authorized-keys")]
     #[schemars(schema_with = "words")]
     pub ssh_authorized_keys: Option<Vec<String>>,
-    /// Not done by this version.
-    passwd: Unsupported,
-    /// Not done by this version.
+    /// The hash of a password, for a user who is made here.
+    pub passwd: Password,
+    /// The hash of a password, also for a user whom the image has.
     #[serde(alias = "hashed-passwd")]
-    hashed_passwd: Unsupported,
-    /// Not done by this version.
+    pub hashed_passwd: Password,
+    /// A password, also for a user whom the image has. Everybody who may read the user-data knows it.
     #[serde(alias = "plain-text-passwd")]
-    plain_text_passwd: Unsupported,
-    /// Not done by this version.
-    expiredate: Unsupported,
-    /// Not done by this version.
-    inactive: Unsupported,
-    /// Not done by this version.
-    #[serde(alias = "ssh-import-id")]
-    ssh_import_id: Unsupported,
-    /// Not done by this version.
-    #[serde(alias = "ssh-redirect-user")]
-    ssh_redirect_user: Unsupported,
-    /// Not done by this version.
+    pub plain_text_passwd: Password,
+    /// The day on which the account of a user who is made here closes, as `2032-09-01`.
+    pub expiredate: Option<Date>,
+    /// Days after the end of a password until the account of a user who is made here closes.
+    pub inactive: Days,
+    /// SELinux user of a user who is made here.
     #[serde(alias = "selinux-user")]
-    selinux_user: Unsupported,
+    pub selinux_user: Option<String>,
+    /// Refuse logins as this user with the instance's keys, and tell to log in as the default user.
+    #[serde(alias = "ssh-redirect-user")]
+    pub ssh_redirect_user: Redirect,
+    /// Rules for doas, each with the user's name, such as `permit nopass bob`.
+    #[schemars(schema_with = "words")]
+    pub doas: Option<Vec<String>>,
+    /// Whose keys may log in as this user: `gh:NAME` of GitHub, `lp:NAME` of Launchpad.
+    #[serde(alias = "ssh-import-id")]
+    pub ssh_import_id: Each<KeyId>,
     /// Not done by this version.
     snapuser: Unsupported,
-    /// Not done by this version.
-    doas: Unsupported,
-}
-
-/// Whether a key is there that this version does not do. Its value is never kept: it may be a password.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Unsupported(bool);
-
-impl<'de> Deserialize<'de> for Unsupported {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Presence;
-        impl<'de> Visitor<'de> for Presence {
-            type Value = Unsupported;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a value")
-            }
-
-            fn visit_bool<E: de::Error>(self, wanted: bool) -> Result<Unsupported, E> {
-                Ok(Unsupported(wanted))
-            }
-
-            fn visit_unit<E: de::Error>(self) -> Result<Unsupported, E> {
-                Ok(Unsupported(false))
-            }
-
-            fn visit_str<E: de::Error>(self, _: &str) -> Result<Unsupported, E> {
-                Ok(Unsupported(true))
-            }
-
-            fn visit_u64<E: de::Error>(self, _: u64) -> Result<Unsupported, E> {
-                Ok(Unsupported(true))
-            }
-
-            fn visit_i64<E: de::Error>(self, _: i64) -> Result<Unsupported, E> {
-                Ok(Unsupported(true))
-            }
-
-            fn visit_f64<E: de::Error>(self, _: f64) -> Result<Unsupported, E> {
-                Ok(Unsupported(true))
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Unsupported, A::Error> {
-                let mut any = false;
-                while seq.next_element::<de::IgnoredAny>()?.is_some() {
-                    any = true;
-                }
-                Ok(Unsupported(any))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Unsupported, A::Error> {
-                while map.next_entry::<de::IgnoredAny, de::IgnoredAny>()?.is_some() {}
-                Ok(Unsupported(true))
-            }
-        }
-        deserializer.deserialize_any(Presence)
-    }
-}
-
-impl JsonSchema for Unsupported {
-    fn schema_name() -> Cow<'static, str> {
-        "Unsupported".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"description": "Not done by this version", "enum": [null, false]})
-    }
 }
 
 /// A user in a list: a mapping, or a name alone.
@@ -199,76 +137,10 @@ impl JsonSchema for User {
     }
 }
 
-/// Groups with their members; an item of a list may hold several.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Groups(pub Vec<(String, Vec<String>)>);
-
-impl<'de> Deserialize<'de> for Groups {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct NameOrMembers;
-        impl<'de> Visitor<'de> for NameOrMembers {
-            type Value = Groups;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a group's name, or a mapping of names to members")
-            }
-
-            fn visit_str<E: de::Error>(self, names: &str) -> Result<Groups, E> {
-                Ok(Groups(split(names).map(|name| (name, Vec::new())).collect()))
-            }
-
-            fn visit_u64<E: de::Error>(self, name: u64) -> Result<Groups, E> {
-                self.visit_str(&name.to_string())
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Groups, A::Error> {
-                let mut groups = Vec::new();
-                while let Some((name, members)) = map.next_entry::<String, Vec<String>>()? {
-                    groups.push((name, members.iter().flat_map(|names| split(names)).collect()));
-                }
-                Ok(Groups(groups))
-            }
-        }
-        deserializer.deserialize_any(NameOrMembers)
-    }
-}
-
-impl JsonSchema for Groups {
-    fn schema_name() -> Cow<'static, str> {
-        "Group".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"description": "A name, or a name with its members", "type": ["string", "object"],
-            "additionalProperties": {"type": ["array", "string", "null"], "items": {"type": "string"}}})
-    }
-}
-
-/// A list, or what stands for a list of one: text, and false for no sudo rules.
-fn words(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": ["array", "string", "null", "boolean"], "items": {"type": "string"}})
-}
-
-/// Names between commas.
-fn split(names: &str) -> impl Iterator<Item = String> {
-    names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned)
-}
-
 impl UserKeys {
     /// The keys that are given and that this version does not do.
     pub fn unsupported(&self) -> Vec<&'static str> {
-        let keys = [
-            ("passwd", self.passwd),
-            ("hashed_passwd", self.hashed_passwd),
-            ("plain_text_passwd", self.plain_text_passwd),
-            ("expiredate", self.expiredate),
-            ("inactive", self.inactive),
-            ("ssh_import_id", self.ssh_import_id),
-            ("ssh_redirect_user", self.ssh_redirect_user),
-            ("selinux_user", self.selinux_user),
-            ("snapuser", self.snapuser),
-            ("doas", self.doas),
-        ];
+        let keys = [("snapuser", self.snapuser)];
         keys.into_iter().filter(|(_, given)| given.0).map(|(key, _)| key).collect()
     }
 
@@ -290,6 +162,7 @@ impl UserKeys {
 
     /// These keys over those of lower rank.
     fn over(self, low: UserKeys) -> UserKeys {
+        let secret = |high: Password, low: Password| if high.given().is_some() { high } else { low };
         let either = |high: Unsupported, low: Unsupported| Unsupported(high.0 || low.0);
         UserKeys {
             name: if self.name.is_empty() { low.name } else { self.name },
@@ -307,16 +180,16 @@ impl UserKeys {
             lock_passwd: self.lock_passwd.or(low.lock_passwd),
             sudo: self.sudo.or(low.sudo),
             ssh_authorized_keys: self.ssh_authorized_keys.or(low.ssh_authorized_keys),
-            passwd: either(self.passwd, low.passwd),
-            hashed_passwd: either(self.hashed_passwd, low.hashed_passwd),
-            plain_text_passwd: either(self.plain_text_passwd, low.plain_text_passwd),
-            expiredate: either(self.expiredate, low.expiredate),
-            inactive: either(self.inactive, low.inactive),
-            ssh_import_id: either(self.ssh_import_id, low.ssh_import_id),
-            ssh_redirect_user: either(self.ssh_redirect_user, low.ssh_redirect_user),
-            selinux_user: either(self.selinux_user, low.selinux_user),
+            passwd: secret(self.passwd, low.passwd),
+            hashed_passwd: secret(self.hashed_passwd, low.hashed_passwd),
+            plain_text_passwd: secret(self.plain_text_passwd, low.plain_text_passwd),
+            expiredate: self.expiredate.or(low.expiredate),
+            inactive: Days(self.inactive.0.or(low.inactive.0)),
+            selinux_user: self.selinux_user.or(low.selinux_user),
+            ssh_redirect_user: Redirect(self.ssh_redirect_user.0 || low.ssh_redirect_user.0),
+            doas: self.doas.or(low.doas),
+            ssh_import_id: if self.ssh_import_id.is_empty() { low.ssh_import_id } else { self.ssh_import_id },
             snapuser: either(self.snapuser, low.snapuser),
-            doas: either(self.doas, low.doas),
         }
     }
 }
@@ -471,13 +344,13 @@ mod tests {
     }
 
     #[test]
-    fn what_this_version_does_not_do_is_named_and_its_value_is_not_kept() {
-        let user_data = "users: [{name: a, passwd: s3cret, plain-text-passwd: 12345, ssh_import_id: [gh:x], doas: [x], \
-            expiredate: 2032-09-01, inactive: false, snapuser: }]";
+    fn what_this_version_does_not_do_is_named_and_no_secret_is_shown() {
+        let user_data =
+            "users: [{name: a, passwd: s3cret, plain-text-passwd: 12345, snapuser: me@example.org, inactive: false}]";
         let (config, messages, system, _tree) = read(user_data);
         assert!(messages.is_empty(), "{messages:?}");
         let user = config.all_users(&system).remove(0);
-        assert_eq!(user.unsupported(), ["passwd", "plain_text_passwd", "expiredate", "ssh_import_id", "doas"]);
+        assert_eq!(user.unsupported(), ["snapuser"]);
         let text = format!("{user:?}");
         assert!(!text.contains("s3cret") && !text.contains("12345"), "{text}");
     }

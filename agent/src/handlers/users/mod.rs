@@ -1,6 +1,9 @@
 //! Users and groups.
 
 mod config;
+mod doas;
+mod keys;
+mod passwords;
 mod sudo;
 
 use std::time::Duration;
@@ -8,9 +11,10 @@ use std::time::Duration;
 use kiln_schema::status::{Reason, Stage};
 use serde_json::json;
 
-pub use config::Config;
 use config::UserKeys;
+pub use config::{Config, User};
 
+use super::ssh_import_id::KeyId;
 use super::{Failure, Frequency, Handled, Handler, Outcome, read_keys};
 use crate::authorized_keys;
 use crate::context::Context;
@@ -22,6 +26,22 @@ pub struct Users;
 /// The default user's name, if there is to be one. What is wrong with the keys, this handler tells.
 pub fn default_name(context: &Context) -> Option<String> {
     read_keys::<Config>(&context.config).value.unwrap_or_default().default_name(&context.system)
+}
+
+/// The names of all users that the user-data asks for, the default user among them.
+pub fn names(context: &Context) -> Vec<String> {
+    let config = read_keys::<Config>(&context.config).value.unwrap_or_default();
+    config.all_users(&context.system).into_iter().map(|user| user.name).collect()
+}
+
+/// The users who have keys on a server, with the ids of these keys.
+pub fn import_ids(context: &Context) -> Vec<(String, Vec<KeyId>)> {
+    let config = read_keys::<Config>(&context.config).value.unwrap_or_default();
+    let users = config
+        .all_users(&context.system)
+        .into_iter()
+        .filter(|user| !user.ssh_import_id.is_empty() && !user.ssh_redirect_user.0);
+    users.map(|user| (user.name, user.ssh_import_id.0)).collect()
 }
 
 impl Handler for Users {
@@ -41,9 +61,10 @@ impl Handler for Users {
         for (group, _) in &groups {
             problems.extend(make_group(group, context).err());
         }
+        let default = config.default_name(&context.system);
         for user in config.all_users(&context.system) {
             let existed = context.system.account(&user.name).is_some_and(|account| account.name == user.name);
-            match make(&user, existed, context) {
+            match make(&user, existed, default.as_deref(), context) {
                 failures if failures.is_empty() => {}
                 failures if is_needless(&failures, context) => {
                     let message = "no default user was made, as useradd is not installed and no key is given for it";
@@ -78,7 +99,7 @@ fn is_needless(failures: &[Failure], context: &Context) -> bool {
 }
 
 /// Makes or completes a user, as far as it goes.
-fn make(user: &UserKeys, existed: bool, context: &Context) -> Vec<Failure> {
+fn make(user: &UserKeys, existed: bool, default: Option<&str>, context: &Context) -> Vec<Failure> {
     let whose = format!("user `{}`", user.name);
     let mut failures: Vec<Failure> = Vec::new();
     let unsupported = user.unsupported();
@@ -96,15 +117,24 @@ fn make(user: &UserKeys, existed: bool, context: &Context) -> Vec<Failure> {
         }
         if existed {
             join(&user.name, &groups, context)?;
-            lock(user, context)?;
         } else {
             add(user, &groups, context)?;
         }
         // From here on the user exists, and one step does not depend on the other.
+        failures.extend(passwords::apply(user, existed, context));
+        if let (false, Some(_), false) = (existed, &user.selinux_user, has_selinux(context)) {
+            let message = "selinux_user is left out, as this image has no SELinux";
+            failures.push(Failure::new(Reason::Unsupported, message));
+        }
+        if let Some(rules) = &user.doas {
+            failures.extend(doas::add(context, &user.name, rules).err());
+        }
         if let Some(rules) = user.sudo_rules() {
             failures.extend(sudo::set(context, &user.name, &rules).err());
         }
-        if let Some(lines) = &user.ssh_authorized_keys {
+        if user.ssh_redirect_user.0 {
+            failures.extend(redirect(user, default, context).err());
+        } else if let Some(lines) = &user.ssh_authorized_keys {
             let (keys, problems) = authorized_keys::parse(lines, |index| format!("ssh_authorized_keys[{index}]"));
             failures.extend(problems);
             if let (Some(account), false) = (context.system.account(&user.name), keys.is_empty()) {
@@ -116,6 +146,29 @@ fn make(user: &UserKeys, existed: bool, context: &Context) -> Vec<Failure> {
     let stopped = steps().err();
     failures.extend(stopped);
     failures.into_iter().map(|failure| prefixed(&whose, failure)).collect()
+}
+
+/// Refuses logins as a user with the instance's keys, and tells the name of the default user.
+fn redirect(user: &UserKeys, default: Option<&str>, context: &Context) -> Result<(), Failure> {
+    if user.ssh_authorized_keys.is_some() || !user.ssh_import_id.is_empty() {
+        let message = "ssh_redirect_user goes with no keys of the user's own, so neither is done; give one of both";
+        return Err(Failure::new(Reason::Config, message));
+    }
+    let Some(default) = default else {
+        let message = "ssh_redirect_user: there is no default user to log in as; list `default` in `users`";
+        return Err(Failure::new(Reason::Config, message));
+    };
+    let (keys, _) = authorized_keys::parse(&context.instance.public_keys, |index| index.to_string());
+    if let (Some(account), false) = (context.system.account(&user.name), keys.is_empty()) {
+        let refusal = authorized_keys::refusal(default, &user.name, None);
+        authorized_keys::install(&context.system, &account, &keys, Some(&refusal))?;
+    }
+    Ok(())
+}
+
+/// Whether the image can have SELinux users at all: useradd makes no account where it cannot.
+fn has_selinux(context: &Context) -> bool {
+    context.system.exists("/etc/selinux/config")
 }
 
 fn prefixed(whose: &str, failure: Failure) -> Failure {
@@ -150,7 +203,12 @@ fn add(user: &UserKeys, groups: &[String], context: &Context) -> Result<(), Fail
     };
     let uid = user.uid.map(|uid| uid.to_string());
     let groups = (!groups.is_empty()).then(|| groups.join(","));
+    let inactive = user.inactive.0.map(|days| days.to_string());
+    let selinux_user = user.selinux_user.as_ref().filter(|_| has_selinux(context));
     let options = [
+        ("--expiredate", user.expiredate.as_ref().map(|date| &date.0)),
+        ("--inactive", inactive.as_ref()),
+        ("--selinux-user", selinux_user),
         ("--comment", user.gecos.as_ref()),
         ("--home-dir", user.homedir.as_ref()),
         ("--gid", primary),
@@ -190,22 +248,11 @@ fn join(user: &str, groups: &[String], context: &Context) -> Result<(), Failure>
     shadow(command, context)
 }
 
-/// Locks the password of an account that the image already had.
-fn lock(user: &UserKeys, context: &Context) -> Result<(), Failure> {
-    if !user.lock_passwd.unwrap_or(true) {
-        return Ok(());
-    }
-    let text = context.system.read_text("/etc/shadow").unwrap_or_default();
-    let password = text.lines().find_map(|line| line.strip_prefix(&user.name)?.strip_prefix(':')?.split(':').next());
-    // `*` and `!` match no password.
-    if password.is_none_or(|password| password.starts_with(['!', '*'])) {
-        return Ok(());
-    }
-    shadow(context.command("usermod").args(["--lock", "--", &user.name]), context)
-}
-
 /// Runs a tool of the shadow suite.
-fn shadow(command: Command, context: &Context) -> Result<(), Failure> {
+///
+/// # Errors
+/// That it is missing, or what it said.
+pub fn shadow(command: Command, context: &Context) -> Result<(), Failure> {
     let done = context.run(&command).map_err(|error| match error {
         RunError::Missing(program) => {
             let message = format!(
@@ -289,7 +336,7 @@ mod tests {
     fn each_user_stands_alone_and_every_failure_is_told() {
         let tree = tempfile::tempdir().unwrap();
         let user_data = format!(
-            "groups: [ops: [nobody-here]]\nusers:\n- {{name: -x}}\n- {{name: a, passwd: s3cret, snapuser: me}}\n\
+            "groups: [ops: [nobody-here]]\nusers:\n- {{name: -x}}\n- {{name: a, passwd: s3cret, snapuser: me, selinux_user: x}}\n\
              - {{name: b, uid: 0}}\n- {{name: c, ssh_authorized_keys: [bad, {ED25519}]}}\n\
              - {{name: d, system: true, ssh_authorized_keys: [{ED25519}]}}\n- e\n"
         );
@@ -299,7 +346,9 @@ mod tests {
         let told: Vec<&str> = failure.message.split("; user").collect();
         for part in [
             "`-x`: not a name of a user",
-            "`a`: passwd, snapuser is not done by this version",
+            "`a`: snapuser is not done by this version",
+            "`a`: passwd: it is no hash such as `mkpasswd` prints; for the password itself there is plain_text_passwd",
+            "`a`: selinux_user is left out",
             "`b`: useradd exited 4: UID 0 is not unique",
             "`c`: ssh_authorized_keys[0] is left out: it does not begin with a kind of key",
             "`d` has no home folder (/home/d)",
@@ -309,6 +358,42 @@ mod tests {
         }
         assert!(!failure.message.contains("s3cret"));
         assert!(context.system.exists("/home/c/.ssh/authorized_keys"));
+    }
+
+    #[test]
+    fn an_account_closes_when_it_is_told_to() {
+        let tree = tempfile::tempdir().unwrap();
+        let user_data = "users: [{name: bob, expiredate: 2032-09-01, inactive: '5', doas: permit bob}]";
+        let Some(mut context) = machine(tree.path(), TOOLS, user_data) else { return };
+        context.run_handler::<Users>().unwrap();
+        let shadow = context.system.read_text("/etc/shadow").unwrap();
+        // 22889 days from 1970-01-01 to 2032-09-01.
+        assert!(shadow.lines().any(|line| line.starts_with("bob:") && line.ends_with(":5:22889:")), "{shadow}");
+        assert!(context.system.read_text("/etc/doas.conf").unwrap().contains("permit bob\n"));
+    }
+
+    #[test]
+    fn a_redirected_user_is_refused_with_the_name_of_the_default_user() {
+        for (user_data, told) in [
+            ("users: [default, {name: bob, ssh_redirect_user: true}]", None),
+            ("users: [{name: bob, ssh_redirect_user: default}]", Some("there is no default user to log in as")),
+            (
+                "users: [default, {name: bob, ssh_redirect_user: true, ssh_authorized_keys: [x]}]",
+                Some("goes with no keys"),
+            ),
+        ] {
+            let tree = tempfile::tempdir().unwrap();
+            let Some(mut context) = machine(tree.path(), TOOLS, user_data) else { return };
+            std::sync::Arc::make_mut(&mut context.instance).public_keys.push(ED25519.to_owned());
+            match (context.run_handler::<Users>(), told) {
+                (Ok(_), None) => {
+                    let keys = context.system.read_text("/home/bob/.ssh/authorized_keys").unwrap();
+                    assert!(keys.contains("the user \\\"admin\\\" rather than the user \\\"bob\\\""), "{keys}");
+                }
+                (Err(failure), Some(told)) => assert!(failure.message.contains(told), "{}", failure.message),
+                (other, _) => panic!("{user_data}: {other:?}"),
+            }
+        }
     }
 
     #[test]
