@@ -156,7 +156,6 @@ mod tests {
         ] {
             let tree = tempfile::tempdir().unwrap();
             let mut context = context(tree.path(), user_data);
-            let _ = std::fs::remove_dir_all(tree.path().join(&removed[1..]));
             context.system.remove(removed).unwrap();
             let outcome = context.run_handler::<KeysToConsole>().unwrap();
             assert!(matches!(&outcome, Outcome::Skipped(r, _) if *r == reason), "{user_data} {removed} {outcome:?}");

@@ -208,23 +208,18 @@ impl Config {
     }
 
     /// The users to make, with what `default` means put in.
+    ///
+    /// The default user comes last, as cloud-init makes it: ids are given in this order.
     pub fn all_users(&self, system: &System) -> Vec<UserKeys> {
         let default = User(UserKeys { name: "default".to_owned(), ..UserKeys::default() });
         let mut listed: Vec<User> = self.users.as_ref().map_or_else(|| vec![default.clone()], |users| users.0.clone());
         if self.user.is_some() && !listed.iter().any(|user| user.0.name.trim() == "default") {
             listed.push(default);
         }
-        let mut users: Vec<UserKeys> = Vec::new();
-        for User(keys) in listed {
-            for name in split(&keys.name) {
-                let keys = UserKeys { name, ..keys.clone() };
-                if keys.name == "default" {
-                    users.push(UserKeys { name: String::new(), ..keys }.over(self.default_user(system)));
-                } else {
-                    users.push(keys);
-                }
-            }
-        }
+        let each = listed.iter().flat_map(|User(keys)| split(&keys.name).map(|name| UserKeys { name, ..keys.clone() }));
+        let (defaults, mut users): (Vec<_>, Vec<_>) = each.partition(|keys| keys.name == "default");
+        let named = |keys| UserKeys { name: String::new(), ..keys }.over(self.default_user(system));
+        users.extend(defaults.into_iter().map(named));
         users
     }
 }
@@ -283,7 +278,7 @@ mod tests {
             ("users: []", vec![], None),
             ("users: [default]", vec!["admin"], Some("admin")),
             ("users: [bob]", vec!["bob"], None),
-            ("users: [{name: default, shell: /bin/zsh}, 'joe, jane']", vec!["admin", "joe", "jane"], Some("admin")),
+            ("users: [{name: default, shell: /bin/zsh}, 'joe, jane']", vec!["joe", "jane", "admin"], Some("admin")),
             ("users: {name: bob}", vec!["bob"], None),
             ("default_user: {name: ops}", vec!["ops"], Some("ops")),
             ("{user: ops, users: [bob]}", vec!["bob", "ops"], Some("ops")),

@@ -294,7 +294,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let detail = told(context.run_handler::<Users>());
-        assert_eq!(detail, json!({"made": ["admin", "bob", "daemonic"], "completed": []}));
+        assert_eq!(detail, json!({"made": ["bob", "daemonic", "admin"], "completed": []}));
         let system = context.system.clone();
         let bob = system.account("bob").unwrap();
         assert_eq!((bob.uid, bob.home.as_str(), bob.shell.as_str()), (2001, "/srv/bob", "/bin/sh"));
@@ -304,13 +304,13 @@ mod tests {
         assert_eq!(system.metadata("/srv/bob/.ssh/authorized_keys").unwrap().uid(), 2001);
         assert!(system.account("daemonic").unwrap().uid < 1000);
         assert!(!system.exists("/home/daemonic") && system.exists("/home/admin"));
-        let rules =
-            "# Written by kiln-agent from the user-data.\nadmin ALL=(ALL) NOPASSWD:ALL\nbob ALL=(ALL) NOPASSWD:ALL\n";
-        assert_eq!(system.read_text("/etc/sudoers.d/90-kiln-users").unwrap(), rules);
-        let files = ["/etc/passwd", "/etc/shadow", "/etc/group", "/etc/sudoers.d/90-kiln-users"];
+        let rules = "# Written by kiln-agent from the user-data.\n\n# User rules for bob\n\
+            bob ALL=(ALL) NOPASSWD:ALL\n\n# User rules for admin\nadmin ALL=(ALL) NOPASSWD:ALL\n";
+        assert_eq!(system.read_text("/etc/sudoers.d/90-cloud-init-users").unwrap(), rules);
+        let files = ["/etc/passwd", "/etc/shadow", "/etc/group", "/etc/sudoers.d/90-cloud-init-users"];
         let before = files.map(|file| system.read_text(file).unwrap());
         let detail = told(context.run_handler::<Users>());
-        assert_eq!(detail, json!({"made": [], "completed": ["admin", "bob", "daemonic"]}));
+        assert_eq!(detail, json!({"made": [], "completed": ["bob", "daemonic", "admin"]}));
         assert_eq!(files.map(|file| system.read_text(file).unwrap()), before);
     }
 

@@ -6,8 +6,9 @@ use crate::context::Context;
 use crate::handlers::Failure;
 use crate::system::{FileOptions, RunError};
 
-/// Rules of the users that the agent made. Like every file with a name without a dot there, sudo reads it.
-const RULES: &str = "/etc/sudoers.d/90-kiln-users";
+/// Rules of the users that the agent made. It has the name of cloud-init's file, which people remove
+/// and replace by that name.
+const RULES: &str = "/etc/sudoers.d/90-cloud-init-users";
 /// The file that includes it.
 const SUDOERS: &str = "/etc/sudoers";
 
@@ -42,18 +43,24 @@ pub fn set(context: &Context, user: &str, rules: &[&str]) -> Result<(), Failure>
     Ok(())
 }
 
-/// The file with the rules of one user replaced.
+/// The file with the rules of one user replaced: a comment, and after a blank line a block for each user.
 fn with_rules(old: &str, user: &str, rules: &[&str]) -> String {
+    let heading = format!("# User rules for {user}");
+    let rules: Vec<String> = rules.iter().map(|rule| format!("{user} {rule}")).collect();
+    let is_own = |line: &&str| line.split_whitespace().next() == Some(user);
+    if old.lines().filter(is_own).eq(rules.iter()) {
+        return old.to_owned();
+    }
+    let first = if old.is_empty() { "# Written by kiln-agent from the user-data." } else { "" };
+    let others = old.lines().filter(|line| !is_own(line) && *line != heading && !line.is_empty());
+    let own = [heading.as_str()].into_iter().chain(rules.iter().map(String::as_str));
+    let own = own.take(if rules.is_empty() { 0 } else { usize::MAX });
     let mut text = String::new();
-    if old.is_empty() {
-        text.push_str("# Written by kiln-agent from the user-data.\n");
+    for line in [first].into_iter().filter(|line| !line.is_empty()).chain(others).chain(own) {
+        let gap = if line.starts_with("# User rules for ") { "\n" } else { "" };
+        text.extend([gap, line, "\n"]);
     }
-    let others = old.lines().filter(|line| line.split_whitespace().next() != Some(user));
-    for line in others.map(str::to_owned).chain(rules.iter().map(|rule| format!("{user} {rule}"))) {
-        text.push_str(&line);
-        text.push('\n');
-    }
-    if old.is_empty() && rules.is_empty() { String::new() } else { text }
+    text
 }
 
 /// Some images have a sudoers file that includes nothing.
@@ -80,9 +87,11 @@ mod tests {
     #[test]
     fn rules_of_one_user_are_replaced_and_those_of_others_stay() {
         let first = with_rules("", "bob", &["ALL=(ALL) ALL"]);
-        assert_eq!(first, "# Written by kiln-agent from the user-data.\nbob ALL=(ALL) ALL\n");
+        assert_eq!(first, "# Written by kiln-agent from the user-data.\n\n# User rules for bob\nbob ALL=(ALL) ALL\n");
         let second = with_rules(&first, "bobby", &["ALL=NOPASSWD: /bin/ls", "ALL=/bin/id"]);
-        assert!(second.ends_with("bob ALL=(ALL) ALL\nbobby ALL=NOPASSWD: /bin/ls\nbobby ALL=/bin/id\n"), "{second}");
+        let end = "bob ALL=(ALL) ALL\n\n# User rules for bobby\nbobby ALL=NOPASSWD: /bin/ls\nbobby ALL=/bin/id\n";
+        assert!(second.ends_with(end), "{second}");
+        assert_eq!(with_rules(&second, "bob", &["ALL=(ALL) ALL"]), second);
         assert_eq!(with_rules(&second, "bobby", &[]), first);
         assert_eq!(with_rules("", "bob", &[]), "");
         assert_eq!(with_rules(&first, "bob", &["ALL=(ALL) ALL"]), first);
@@ -110,7 +119,7 @@ mod tests {
         let good = context.system.read_text(RULES).unwrap();
         let failure = set(&context, "eve", &["ALL=(ALL NOPASSWD"]).unwrap_err();
         assert_eq!(failure.reason, Reason::Config);
-        assert!(failure.message.starts_with("visudo refuses its sudo rules, so they are not installed: stdin:3:"));
+        assert!(failure.message.starts_with("visudo refuses its sudo rules, so they are not installed: stdin:7:"));
         assert_eq!(context.system.read_text(RULES).unwrap(), good);
     }
 }
