@@ -9,6 +9,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior};
 use serde_json::{Map, Value as Json};
 
 use crate::context::Context;
+use crate::datasources::Instance;
 use crate::names::Names;
 
 /// Every variable that a template may use.
@@ -37,15 +38,22 @@ const FUEL: u64 = 1_000_000;
 /// What the source does not tell is left out and not empty, so that a template that needs it fails;
 /// one that does not need it says `{% if public_ipv4 is defined %}`.
 pub fn variables(context: &Context) -> Json {
-    let instance = &context.instance;
     let names = Names::present(context);
     let role = context.config.get("role").filter(|node| !node.is_null()).map(|node| match &node.value {
         kiln_schema::yaml::Value::Scalar(scalar) => scalar.text.clone(),
         _ => node.to_json().to_string(),
     });
+    let mut all = of_instance(&context.instance);
+    all.insert("hostname".to_owned(), names.short.into());
+    all.insert("fqdn".to_owned(), names.full.into());
+    all.extend(role.map(|role| ("role".to_owned(), role.into())));
+    let in_order = VARIABLES.iter().filter_map(|name| Some(((*name).to_owned(), all.remove(*name)?)));
+    Json::Object(in_order.collect())
+}
+
+/// What the source alone tells, by the same names; the host name is the configuration's to say.
+pub fn of_instance(instance: &Instance) -> Map<String, Json> {
     let known = [
-        ("hostname", Some(&names.short)),
-        ("fqdn", Some(&names.full)),
         ("local_ipv4", instance.local_ipv4.as_ref()),
         ("public_ipv4", instance.public_ipv4.as_ref()),
         ("ipv6", instance.ipv6.as_ref()),
@@ -55,13 +63,22 @@ pub fn variables(context: &Context) -> Json {
         ("instance_type", instance.instance_type.as_ref()),
         ("image_id", instance.image_id.as_ref()),
         ("account_id", instance.account_id.as_ref()),
-        ("role", role.as_ref()),
         ("source", Some(&instance.source)),
     ];
     let known = known.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.clone().into())));
     let mut variables: Map<String, Json> = known.collect();
     variables.insert("metadata".to_owned(), instance.metadata.clone());
-    Json::Object(variables)
+    variables
+}
+
+/// Why a template has no text.
+pub struct Fault {
+    /// From 1.
+    pub line: Option<usize>,
+    /// The expression and what is wrong with it.
+    pub message: String,
+    /// It is wrong whatever the variables are.
+    pub is_of_form: bool,
 }
 
 /// Renders a template, as Jinja does with `trim_blocks`. Nothing is escaped; the last newline stays.
@@ -69,47 +86,70 @@ pub fn variables(context: &Context) -> Json {
 /// # Errors
 /// One sentence with the template's name, the line and the expression. A variable that is not there is an error.
 pub fn render(name: &str, text: &str, variables: &Json) -> Result<String, String> {
+    fill_in(text, UndefinedBehavior::Strict, variables).map_err(|error| {
+        let place = error.line().map_or_else(|| name.to_owned(), |line| format!("{name} line {line}"));
+        format!("{place}: {}", describe(text, &error, variables, VARIABLES))
+    })
+}
+
+/// Renders a template of user-data, as [`render`] does, but that a condition may ask for a variable that is not
+/// there: documents for cloud-init do. Without variables only what needs none can be rendered.
+///
+/// # Errors
+/// When a variable is not there, or the template is not well formed.
+pub fn fill(text: &str, variables: Option<&Json>) -> Result<String, Fault> {
+    let none = Json::Object(Map::new());
+    let variables = variables.unwrap_or(&none);
+    fill_in(text, UndefinedBehavior::SemiStrict, variables).map_err(|error| {
+        let top: Vec<&str> = variables.as_object().into_iter().flat_map(Map::keys).map(String::as_str).collect();
+        let is_of_form = matches!(
+            error.kind(),
+            ErrorKind::SyntaxError | ErrorKind::UnknownFilter | ErrorKind::UnknownTest | ErrorKind::UnknownFunction
+        );
+        Fault { line: error.line(), message: describe(text, &error, variables, &top), is_of_form }
+    })
+}
+
+fn fill_in(text: &str, undefined: UndefinedBehavior, variables: &Json) -> Result<String, Error> {
     let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_undefined_behavior(undefined);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
-    match SyntaxConfig::builder().trim_blocks(true).keep_trailing_newline(true).build() {
-        Ok(syntax) => environment.set_syntax(syntax),
-        Err(error) => return Err(describe(name, text, &error, variables)),
-    }
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).keep_trailing_newline(true).build()?);
     // A loop without end is an error and not a hang.
     environment.set_fuel(Some(FUEL));
     // Only so does an error know its expression.
     environment.set_debug(true);
-    let rendered =
-        environment.template_from_named_str(name, text).and_then(|template| template.render(Serde(variables)));
-    rendered.map_err(|error| describe(name, text, &error, variables))
+    environment.template_from_named_str("template", text)?.render(Serde(variables))
 }
 
-fn describe(name: &str, text: &str, error: &Error, variables: &Json) -> String {
-    let place = error.line().map_or_else(|| name.to_owned(), |line| format!("{name} line {line}"));
+fn describe(text: &str, error: &Error, variables: &Json, known: &[&str]) -> String {
     let expression = error.range().map(|range| expression_at(text, range)).unwrap_or_default();
-    if error.kind() == ErrorKind::UndefinedError {
-        let first = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default();
-        if variables.get(first).is_none() && !first.is_empty() {
-            let why = if VARIABLES.contains(&first) {
+    if error.kind() == ErrorKind::UndefinedError && !expression.is_empty() {
+        let first = expression.split(['.', '[', ' ', '|']).next().unwrap_or(expression);
+        let (folder, last) = expression.rsplit_once('.').unwrap_or(("", expression));
+        if variables.get(first).is_none() {
+            let why = if known.contains(&first) {
                 format!(
                     "the datasource does not tell it; write `{{% if {first} is defined %}}` around it if that is fine"
                 )
             } else {
-                let meant = nearest(first, VARIABLES.iter().copied());
+                let meant = nearest(first, known.iter().copied());
                 let meant = meant.map_or(String::new(), |meant| format!("did you mean `{meant}`? "));
-                format!("{meant}there are {}", VARIABLES.join(", "))
+                format!("{meant}there are {}", known.join(", "))
             };
-            return format!("{place}: `{first}` is not defined: {why}");
+            return format!("`{first}` is not defined: {why}");
         }
-        return format!("{place}: `{expression}` is not defined");
+        let around = variables.pointer(&format!("/{}", folder.replace('.', "/"))).and_then(Json::as_object);
+        let meant = around.and_then(|around| nearest(last, around.keys().map(String::as_str)));
+        let meant = meant.map_or(String::new(), |meant| format!(": did you mean `{meant}`?"));
+        return format!("`{expression}` is not defined{meant}");
     }
     let detail =
         error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
     if expression.is_empty() || error.kind() == ErrorKind::SyntaxError {
-        format!("{place}: {detail}")
+        detail
     } else {
-        format!("{place}: {detail} in `{expression}`")
+        format!("{detail} in `{expression}`")
     }
 }
 

@@ -12,7 +12,7 @@ use super::print::{Format, complain, count, document, say, say_json};
 use crate::config::{AgentKeys, Config};
 use crate::handlers::external;
 use crate::system::System;
-use crate::userdata;
+use crate::userdata::{self, Surroundings};
 
 /// Arguments of `validate`.
 #[derive(Debug, ClapArgs)]
@@ -68,7 +68,8 @@ pub fn run(system: &System, args: &Args) -> ExitCode {
 
 /// All that is wrong with user-data, in the order of the document. Every finding has a place.
 fn findings(name: &str, bytes: &[u8], strict: bool, external: &[String]) -> Vec<Diagnostic> {
-    let data = userdata::parse(name, bytes);
+    // Nothing is known of an instance, and nobody is asked.
+    let data = userdata::parse(name, bytes, &Surroundings::default());
     let agent = AgentKeys::default();
     let mut config = Config { root: data.config, agent, scripts: data.scripts, diagnostics: data.diagnostics };
     config.check(external);
