@@ -89,10 +89,11 @@ fn run(context: &Context, when: When, folder: &str) -> Handled {
             let path = format!("{scripts}/{folder}/{name}");
             let is_executable =
                 context.system.metadata(&path).is_ok_and(|metadata| metadata.permissions().mode() & 0o111 != 0);
+            let head = context.system.head(&path, 256).or_else(|_| context.system.read(&path))?;
             if is_executable {
-                let head = context.system.head(&path, 256).or_else(|_| context.system.read(&path))?;
                 programs.push(Program { name, path, head });
-            } else {
+            } else if head.starts_with(b"#!") {
+                // A README may lie here; a script that does not run was meant to.
                 unusable.push(format!("{path} is not executable and did not run; `chmod +x` it, or take it away"));
             }
         }
@@ -135,6 +136,7 @@ mod tests {
         put(&context.system, &format!("{folder}/a"), "#!/bin/sh\necho no >&2\nexit 4\n", 0o755);
         put(&context.system, &format!("{folder}/b"), "echo no interpreter\n", 0o755);
         put(&context.system, &format!("{folder}/c"), "#!/bin/sh\n", 0o644);
+        put(&context.system, &format!("{folder}/README"), "what this is for\n", 0o644);
         put(&context.system, &format!("{folder}/d"), "#!/bin/sh\necho d > /log\n", 0o700);
         let failure = context.run_handler::<ScriptsPerOnce>().unwrap_err();
         assert_eq!(failure.message, "3 of 4 scripts failed, the first: script `a` exited 4: no");
