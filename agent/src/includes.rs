@@ -66,7 +66,8 @@ impl Includes {
     }
 
     fn get(&self, url: &str, limit: usize) -> Result<Vec<u8>, String> {
-        if let Some(path) = url.strip_prefix("file://") {
+        let path = url.strip_prefix("file://").unwrap_or(url);
+        if path.starts_with('/') {
             return self.system.read_limited(path, limit as u64).map_err(|error| error.to_string());
         }
         let Some(deadline) = self.deadline else {
@@ -216,7 +217,10 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
         system.write("/etc/more", "#!/bin/sh\n", FileOptions::default()).unwrap();
-        assert_eq!(boot(&system, "#include file:///etc/more\n").scripts.len(), 1);
+        for address in ["file:///etc/more", "/etc/more"] {
+            system.remove(paths::RUN).unwrap();
+            assert_eq!(boot(&system, &format!("#include {address}\n")).scripts.len(), 1);
+        }
         let server = Server::start(|_, _| answer(200, "x"));
         let told = Includes::kept(&system, "i-1").fetch(&server.url("/x?secret"), true, 100).unwrap_err();
         assert!(told.ends_with("/x?… was not got at this boot") && server.received().is_empty(), "{told}");

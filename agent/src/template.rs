@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use kiln_schema::diagnostic::nearest;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Serde;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior};
+use minijinja::value::{Serde, Value, ValueKind};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior};
 use serde_json::{Map, Value as Json};
 
 use crate::context::Context;
@@ -115,11 +115,49 @@ fn fill_in(text: &str, undefined: UndefinedBehavior, variables: &Json) -> Result
     environment.set_undefined_behavior(undefined);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).keep_trailing_newline(true).build()?);
+    environment.set_unknown_method_callback(method);
     // A loop without end is an error and not a hang.
     environment.set_fuel(Some(FUEL));
     // Only so does an error know its expression.
     environment.set_debug(true);
     environment.template_from_named_str("template", text)?.render(Serde(variables))
+}
+
+/// The methods of Python's values that templates for cloud-init call, where the engine has filters.
+fn method(state: &mut State<'_, '_>, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
+    let with = |first: &Value, rest: &[Value]| [std::slice::from_ref(first), rest].concat();
+    let prefix = |fits: fn(&str, &str) -> bool| match (value.as_str(), arguments) {
+        (Some(text), [part]) => part.as_str().map(|part| Value::from(fits(text, part))),
+        _ => None,
+    };
+    let unknown = || Error::from(ErrorKind::UnknownMethod);
+    match (value.kind(), name) {
+        (ValueKind::String, "startswith") => prefix(|text, part| text.starts_with(part)).ok_or_else(unknown),
+        (ValueKind::String, "endswith") => prefix(|text, part| text.ends_with(part)).ok_or_else(unknown),
+        (ValueKind::String, "strip") => state.apply_filter("trim", &with(value, arguments)),
+        (ValueKind::String, "split") => {
+            let parts = state.apply_filter("split", &with(value, arguments))?;
+            // Python's are a list, of which an item may be taken.
+            state.apply_filter("list", &[parts])
+        }
+        (ValueKind::String, "join") => match arguments {
+            [items] => state.apply_filter("join", &[items.clone(), value.clone()]),
+            _ => Err(unknown()),
+        },
+        (ValueKind::String, "upper" | "lower" | "title" | "capitalize" | "replace") | (ValueKind::Map, "items") => {
+            state.apply_filter(name, &with(value, arguments))
+        }
+        (ValueKind::Map, "keys") if arguments.is_empty() => state.apply_filter("list", std::slice::from_ref(value)),
+        (ValueKind::Map, "get") => match arguments {
+            [key, default @ ..] if default.len() < 2 => {
+                let found = value.get_item(key)?;
+                let default = || default.first().cloned().unwrap_or_else(|| Value::from(()));
+                Ok(if found.is_undefined() { default() } else { found })
+            }
+            _ => Err(unknown()),
+        },
+        _ => Err(unknown()),
+    }
 }
 
 fn describe(text: &str, error: &Error, variables: &Json, known: &[&str]) -> String {
@@ -183,6 +221,17 @@ mod tests {
             ("{{ metadata['local-hostname'] }} {{ metadata.tags.Name }}", "x a<b"),
             ("{% if zone is defined %}\n{{ zone }}\n{% endif %}\nend\n", "end\n"),
             ("{{ zone | default('none') }}", "none"),
+            ("{{ fqdn.split('.')[0] }} {{ '-'.join(fqdn.split('.')) }}", "web web-example-org"),
+            (
+                "{{ fqdn.upper() }} {{ ' a '.strip() }} {{ fqdn.replace('.', '_') }}",
+                "WEB.EXAMPLE.ORG a web_example_org",
+            ),
+            ("{% if fqdn.startswith('web') and not fqdn.endswith('x') %}y{% endif %}", "y"),
+            ("{% for k, v in metadata.tags.items() %}{{ k }}={{ v }}{% endfor %}", "Name=a<b"),
+            (
+                "{{ metadata.get('nope', '-') }} {{ metadata.tags.get('Name') }} {{ metadata.tags.keys() | first }}",
+                "- a<b Name",
+            ),
             ("", ""),
         ] {
             assert_eq!(render("t.html", text, &known()).as_deref(), Ok(expected), "{text}");
@@ -201,6 +250,8 @@ mod tests {
             ("{{ metadata.nope.deeper }}", "hosts line 1: `metadata.nope"),
             ("ok\n{% if hostname %}", "hosts line 2: syntax error: unexpected end of input"),
             ("{{ hostname | shout }}", "hosts line 1: unknown filter: filter shout is unknown"),
+            ("{{ hostname.shout() }}", "hosts line 1: unknown method: string has no method named shout"),
+            ("{{ hostname.startswith(1) }}", "hosts line 1: unknown method"),
             ("{% for x in zonne %}{% endfor %}", "hosts line 1: `zonne` is not defined"),
             (
                 "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}",

@@ -1,6 +1,6 @@
 //! `#cloud-config-archive`: a list of parts in YAML.
 
-use kiln_schema::diagnostic::{Diagnostic, Severity, nearest};
+use kiln_schema::diagnostic::{Severity, nearest};
 use kiln_schema::yaml::{self, Node, Value};
 
 use super::kinds::{self, Declared, Kind};
@@ -36,14 +36,14 @@ impl Reader<'_> {
             self.parts += 1;
             let name = format!("{source} archive entry {}", index + 1);
             let path = format!("[{index}]");
-            match self.entry(node, &path) {
-                Ok(entry) => self.archived(&name, &entry, item),
-                Err(why) => self.found(node.diagnostic(Severity::Error, &path, why)),
+            let read = self.entry(node, &path).and_then(|entry| self.archived(name, &entry, item));
+            if let Err(why) = read {
+                self.found(node.diagnostic(Severity::Error, &path, why));
             }
         }
     }
 
-    fn archived(&mut self, name: &str, entry: &Entry, archive: &Item<'_>) {
+    fn archived(&mut self, name: String, entry: &Entry, archive: &Item<'_>) -> Result<(), String> {
         let kind = match entry.mime_type.as_deref().map(kinds::of_mime_type) {
             // An entry that says nothing of its kind is cloud-config.
             None => kinds::of_first_line(kinds::without_lead(&entry.content)).or(Some(Kind::CloudConfig)),
@@ -55,7 +55,7 @@ impl Reader<'_> {
             Some(Declared::Kind(kind)) => Some(kind),
             Some(Declared::Unknown) => {
                 let mime_type = entry.mime_type.as_deref().unwrap_or_default();
-                return self.found(Diagnostic::error(name, format!("the type {mime_type} is not one of user-data")));
+                return Err(format!("the type {mime_type} is not one of user-data"));
             }
         };
         self.read(Item {
@@ -63,9 +63,10 @@ impl Reader<'_> {
             file_name: entry.file_name.clone(),
             merge: entry.merge.clone(),
             launch_index: entry.launch_index.clone(),
-            label: Some(name.to_owned()),
+            label: Some(name),
             ..Item::inside(archive, &entry.content)
         });
+        Ok(())
     }
 
     /// An entry is a text, or a mapping.
@@ -158,7 +159,7 @@ mod tests {
         for (told, expected) in told.iter().zip([
             "user-data:2:3: error: [0]: an entry must be a text or a mapping with `content`, not a list",
             "user-data:3:3: error: [1]: the content of an entry must be text (write it behind `|`), not a mapping",
-            "user-data archive entry 3: error: the type image/png is not one of user-data",
+            "user-data:4:3: error: [2]: the type image/png is not one of user-data",
             "user-data archive entry 4:2:5: error: not valid YAML",
             "user-data:8:21: warning: [4].filname: unknown key; did you mean `filename`?",
             "user-data archive entry 6:1:1: error: the document must be a mapping of keys, not text",

@@ -29,7 +29,7 @@ impl Reader<'_> {
                 finding.line = Some(number);
                 self.data.diagnostics.push(finding);
             };
-            if !["http://", "https://", "file:///"].iter().any(|scheme| url.starts_with(scheme)) {
+            if !["http://", "https://", "file:///", "/"].iter().any(|begin| url.starts_with(begin)) {
                 fail(format!(
                     "`{}` cannot be included: write an address that begins with http://, https:// or file:///",
                     hidden(url)
