@@ -30,6 +30,8 @@ pub const VARIABLES: &[&str] = &[
     "metadata",
 ];
 
+/// Most bytes that a template may become.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Steps that a template may take; a file of ten thousand lines needs a tenth of it.
 const FUEL: u64 = 1_000_000;
 
@@ -120,7 +122,27 @@ fn fill_in(text: &str, undefined: UndefinedBehavior, variables: &Json) -> Result
     environment.set_fuel(Some(FUEL));
     // Only so does an error know its expression.
     environment.set_debug(true);
-    environment.template_from_named_str("template", text)?.render(Serde(variables))
+    let mut rendered = Bounded(Vec::new());
+    let template = environment.template_from_named_str("template", text)?;
+    template.render_captured_to(Serde(variables), &mut rendered)?;
+    Ok(String::from_utf8_lossy(&rendered.0).into_owned())
+}
+
+/// What a template becomes, while it has a sane size: a loop of few steps may print much.
+struct Bounded(Vec<u8>);
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_BYTES {
+            return Err(std::io::Error::from(std::io::ErrorKind::FileTooLarge));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The methods of Python's values that templates for cloud-init call, where the engine has filters.
@@ -161,6 +183,9 @@ fn method(state: &mut State<'_, '_>, value: &Value, name: &str, arguments: &[Val
 }
 
 fn describe(text: &str, error: &Error, variables: &Json, known: &[&str]) -> String {
+    if error.kind() == ErrorKind::WriteFailure {
+        return format!("the text becomes larger than {} MiB", MAX_BYTES / 1024 / 1024);
+    }
     let expression = error.range().map(|range| expression_at(text, range)).unwrap_or_default();
     if error.kind() == ErrorKind::UndefinedError && !expression.is_empty() {
         let first = expression.split(['.', '[', ' ', '|']).next().unwrap_or(expression);
@@ -179,8 +204,15 @@ fn describe(text: &str, error: &Error, variables: &Json, known: &[&str]) -> Stri
         }
         let around = variables.pointer(&format!("/{}", folder.replace('.', "/"))).and_then(Json::as_object);
         let meant = around.and_then(|around| nearest(last, around.keys().map(String::as_str)));
-        let meant = meant.map_or(String::new(), |meant| format!(": did you mean `{meant}`?"));
-        return format!("`{expression}` is not defined{meant}");
+        let why = meant.map_or_else(
+            || {
+                format!(
+                    "the datasource does not tell it; write `{{{{ {expression} | default('…') }}}}` if that is fine"
+                )
+            },
+            |meant| format!("did you mean `{meant}`?"),
+        );
+        return format!("`{expression}` is not defined: {why}");
     }
     let detail =
         error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
@@ -257,12 +289,37 @@ mod tests {
                 "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}",
                 "hosts line 1: engine ran out",
             ),
+            (
+                "{% set x = 'x' * 1000000 %}{% for i in range(1000) %}{{ x }}{% endfor %}",
+                "hosts: the text becomes larger than 16 MiB",
+            ),
             ("{% include '/etc/shadow' %}", "hosts line 1: template not found"),
         ] {
             let error = render("hosts", text, &known()).unwrap_err();
             assert!(error.starts_with(expected), "{text}: {error}");
             assert!(!error.contains('\n'), "{error}");
         }
+    }
+
+    #[test]
+    fn a_template_of_user_data_may_ask_for_what_is_not_there_but_not_use_it() {
+        let known = json!({"v1": {"region": "eu-west-1"}});
+        let filled = |text: &str| fill(text, Some(&known)).map_err(|fault| (fault.line, fault.message));
+        assert_eq!(filled("{% if v1.zone %}a{% endif %}{% if nope %}b{% endif %}c").as_deref(), Ok("c"));
+        for (text, told) in [
+            (
+                "\n{{ v1.zone }}",
+                "`v1.zone` is not defined: the datasource does not tell it; write `{{ v1.zone | default",
+            ),
+            ("\n{{ v1.regoin }}", "`v1.regoin` is not defined: did you mean `region`?"),
+            ("\n{{ nope }}", "`nope` is not defined: there are v1"),
+            ("\n{{ nope.deeper }}", "`nope"),
+        ] {
+            let (line, message) = filled(text).unwrap_err();
+            assert!(line == Some(2) && message.starts_with(told), "{line:?} {message}");
+        }
+        assert!(fill("{{ 1 | shout }}", None).is_err_and(|fault| fault.is_of_form));
+        assert!(fill("{{ nope }}", None).is_err_and(|fault| !fault.is_of_form));
     }
 
     #[test]

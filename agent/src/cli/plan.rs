@@ -18,6 +18,7 @@ use crate::datasources::Instance;
 use crate::handlers::{Frequency, HANDLERS};
 use crate::includes::Includes;
 use crate::system::System;
+use crate::userdata::Fetch;
 
 /// Arguments of `plan`.
 #[derive(Debug, ClapArgs)]
@@ -84,9 +85,9 @@ pub fn run(system: &System, args: &Args) -> ExitCode {
             return ExitCode::from(NO_INPUT);
         }
     };
-    // What was fetched for this instance is there; nobody is asked.
-    let kept = Includes::kept(system, &instance.id);
-    let config = Config::load(system, &instance, Some(&kept));
+    // Nobody is asked for what is included; for this machine's own user-data it is there.
+    let kept = args.file.is_none().then(|| Includes::kept(system, &instance.id));
+    let config = Config::load(system, &instance, kept.as_ref().map(|kept| kept as &dyn Fetch));
     let plan = plan(system, &config);
     match args.format {
         Format::Json => say_json(&plan),

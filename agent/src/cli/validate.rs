@@ -146,6 +146,20 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_asked_and_a_template_is_read_for_its_form() {
+        for text in [
+            "#include\nhttp://192.0.2.1/\n/no/such/file\n",
+            "## template: jinja\n#cloud-config\nhostname: {{ v1.region }}\n",
+        ] {
+            assert_eq!(told(text, true), Vec::<String>::new(), "{text}");
+        }
+        assert_eq!(
+            told("## template: jinja\n#cloud-config\nhostnam: web\n", false),
+            ["file (filled in):3:1: warning: hostnam: unknown key; did you mean `hostname`?"]
+        );
+    }
+
+    #[test]
     fn an_external_handler_owns_its_key() {
         assert!(findings("file", b"#cloud-config\nnagios: {}\n", true, &["nagios".to_owned()]).is_empty());
     }

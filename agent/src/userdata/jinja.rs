@@ -154,7 +154,7 @@ mod tests {
             ("#cloud-config\na: {{ 1 | shout }}\n", "unknown filter"),
             ("#cloud-config\na: [\n", "not valid YAML"),
         ] {
-            let found = errors(&read(&format!("## template: jinja\n{text}")));
+            let found = errors(&read(format!("## template: jinja\n{text}")));
             assert!(found.len() == 1 && found[0].contains(told), "{found:?}");
         }
     }

@@ -16,7 +16,7 @@ pub struct Boothooks;
 
 impl Handler for Boothooks {
     const NAME: &'static str = "boothooks";
-    const SUMMARY: &'static str = "Runs the user-data's boothooks at every boot, before anything else";
+    const SUMMARY: &'static str = "Runs boothooks at every boot, before anything else";
     const STAGE: Stage = Stage::Init;
     const FREQUENCY: Frequency = Frequency::Boot;
     const FINDS: Option<fn(&System, &[Script]) -> bool> =
