@@ -186,7 +186,7 @@ fn describe(text: &str, error: &Error, variables: &Json, known: &[&str]) -> Stri
     if error.kind() == ErrorKind::WriteFailure {
         return format!("the text becomes larger than {} MiB", MAX_BYTES / 1024 / 1024);
     }
-    let expression = error.range().map(|range| expression_at(text, range)).unwrap_or_default();
+    let expression = without_literals(error.range().map(|range| expression_at(text, range)).unwrap_or_default());
     if error.kind() == ErrorKind::UndefinedError && !expression.is_empty() {
         let first = expression.split(['.', '[', ' ', '|']).next().unwrap_or(expression);
         let (folder, last) = expression.rsplit_once('.').unwrap_or(("", expression));
@@ -221,6 +221,11 @@ fn describe(text: &str, error: &Error, variables: &Json, known: &[&str]) -> Stri
     } else {
         format!("{detail} in `{expression}`")
     }
+}
+
+/// An expression up to its first literal text, which may be a password.
+fn without_literals(expression: &str) -> &str {
+    expression.split(['"', '\'']).next().unwrap_or_default().trim_end_matches([' ', '(', '[', '{', ',', '='])
 }
 
 /// The expression at a range, which for `a.b.c` may begin at `.b`: then it is taken from `a` on.
@@ -317,6 +322,15 @@ mod tests {
         ] {
             let (line, message) = filled(text).unwrap_err();
             assert!(line == Some(2) && message.starts_with(told), "{line:?} {message}");
+        }
+        for text in [
+            "{{ 'hunter2' | shout }}",
+            "{{ v1.region.shout('hunter2') }}",
+            "{{ nope('hunter2') }}",
+            "{{ 'hunter2' hunter2 }}",
+        ] {
+            let (_, message) = filled(text).unwrap_err();
+            assert!(!message.contains("hunter2"), "{message}");
         }
         assert!(fill("{{ 1 | shout }}", None).is_err_and(|fault| fault.is_of_form));
         assert!(fill("{{ nope }}", None).is_err_and(|fault| !fault.is_of_form));

@@ -120,6 +120,7 @@ mod tests {
         for path in [
             "/run/kiln/status.json",
             "/run/kiln/instance.json",
+            "/run/kiln/includes.json",
             "/var/lib/kiln/instances/i-1/journal.jsonl",
             "/var/lib/kiln/instances/i-2/journal.jsonl",
             "/var/lib/kiln/data/hostname",
@@ -144,6 +145,7 @@ mod tests {
             [
                 "/run/kiln/status.json",
                 "/run/kiln/instance.json",
+                "/run/kiln/includes.json",
                 "/var/lib/kiln/instance",
                 "/var/lib/kiln/data",
                 "/var/lib/kiln/instances",
