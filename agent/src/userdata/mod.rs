@@ -6,6 +6,7 @@
 //! used is a diagnostic, and the other parts count.
 
 mod archive;
+mod documents;
 mod expand;
 mod include;
 mod jinja;
