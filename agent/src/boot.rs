@@ -14,9 +14,11 @@ use crate::context::Context;
 use crate::datasources::{self, Instance, Search};
 use crate::handlers::not_done::{self, NotDone};
 use crate::handlers::{Entry, Frequency, HANDLERS, external};
+use crate::includes::Includes;
 use crate::report::{self, Report};
 use crate::stage::{Runner, Step};
 use crate::system::{FileOptions, System};
+use crate::userdata::{Fetch, Script};
 
 /// What handlers that tell how the boot went have at least, over the stage's allowance.
 const TELLING: Duration = Duration::from_secs(120);
@@ -100,7 +102,12 @@ fn run_handlers(
     if report.snapshot().instance_id.as_deref() != Some(&instance.id) {
         remember(system, report, &instance)?;
     }
-    let config = Config::load(system, &instance);
+    let includes = match stage {
+        // The network is not up yet, and with it comes what is included.
+        Stage::Local => None,
+        Stage::Init | Stage::Final => Some(Includes::new(system, &instance.id, deadline)),
+    };
+    let config = Config::load(system, &instance, includes.as_ref().map(|includes| includes as &dyn Fetch));
     let mut findings = config.diagnostics.clone();
     findings.extend(config.check_handlers());
     config.apply_strictness(&mut findings);
@@ -109,11 +116,15 @@ fn run_handlers(
         let message = "the bake never said that its files are in place, which `kiln-agent gate` does";
         return report.diagnostics(vec![Diagnostic::error(paths::PROVISIONED, message)]);
     }
-    let scripts = config.scripts;
     let root = Arc::new(config.root);
-    let context = Context::new(system.clone(), Arc::new(instance), root.clone(), scripts.into(), report.clone());
+    let scripts: Arc<[Script]> = config.scripts.into();
+    let context = Context::new(system.clone(), Arc::new(instance), root.clone(), scripts.clone(), report.clone());
     let mut runner = Runner::new(context, report.clone(), stage, deadline);
     for turn in turns(system, stage, &root) {
+        // Asked only now: a handler before it may have made its work.
+        if !turn.has_work(system, &root, &scripts) {
+            continue;
+        }
         if turn.tells() {
             runner.reserve(TELLING);
         }
@@ -151,6 +162,17 @@ pub enum Turn {
 }
 
 impl Turn {
+    /// Whether it has something to do.
+    pub fn has_work(&self, system: &System, config: &Node, scripts: &[Script]) -> bool {
+        match self {
+            Turn::BuiltIn(handler) => {
+                let finds = |finds: fn(&System, &[Script]) -> bool| finds(system, scripts);
+                handler.always || handler.is_configured(config) || handler.finds.is_some_and(finds)
+            }
+            Turn::External(_) => true,
+        }
+    }
+
     fn tells(&self) -> bool {
         matches!(self, Turn::BuiltIn(handler) if handler.tells)
     }
@@ -177,9 +199,9 @@ impl Turn {
     }
 }
 
-/// The handlers that a configuration gives something to do in a stage, in the order in which they run.
+/// The handlers that may have something to do in a stage, in the order in which they run.
 pub fn turns(system: &System, stage: Stage, config: &Node) -> Vec<Turn> {
-    let due = HANDLERS.iter().filter(|h| h.stage == stage && (h.always || h.is_configured(config)));
+    let due = HANDLERS.iter().filter(|h| h.stage == stage);
     // Those that tell how the boot went come last, after the external ones.
     let (tell, work): (Vec<_>, Vec<_>) = due.partition(|handler| handler.tells);
     let mut turns: Vec<Turn> = work.into_iter().map(Turn::BuiltIn).collect();

@@ -8,8 +8,9 @@ use serde::Deserialize;
 
 use crate::datasources::Instance;
 use crate::handlers::{self, external};
+use crate::instance_data;
 use crate::system::System;
-use crate::userdata::{self, Script};
+use crate::userdata::{self, Fetch, Script, Surroundings, UserData};
 
 /// The agent's own settings, under the key `kiln`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -52,9 +53,20 @@ impl Config {
     ///
     /// Rank, highest first: user-data, vendor-data, `/etc/kiln/agent.d/*.yaml` (a later name wins),
     /// `/etc/kiln/agent.yaml`.
-    pub fn load(system: &System, instance: &Instance) -> Self {
-        let user_data = userdata::parse("user-data", &instance.user_data);
-        let vendor_data = userdata::parse("vendor-data", &instance.vendor_data);
+    ///
+    /// Documents that these include are got by the fetcher; without one they are left out.
+    pub fn load(system: &System, instance: &Instance, fetcher: Option<&dyn Fetch>) -> Self {
+        let variables = || instance_data::variables(system, instance);
+        let surroundings = Surroundings { variables: Some(&variables), launch_index: instance.launch_index, fetcher };
+        let user_data = userdata::parse("user-data", &instance.user_data, &surroundings);
+        let mut vendor_data = if refuses_vendor_data(&user_data.config) {
+            UserData::empty("vendor-data")
+        } else {
+            userdata::parse("vendor-data", &instance.vendor_data, &surroundings)
+        };
+        for script in &mut vendor_data.scripts {
+            script.of_vendor = true;
+        }
         let mut diagnostics = Vec::new();
         let files = files(system, &mut diagnostics);
         let root = userdata::layer(user_data.config, userdata::layer(vendor_data.config, files));
@@ -68,7 +80,7 @@ impl Config {
 
     /// The agent's own files alone, for what must be known before there is an instance.
     pub fn of_image(system: &System) -> Self {
-        Self::load(system, &Instance::default())
+        Self::load(system, &Instance::default(), None)
     }
 
     /// Reads the keys that no handler owns and reports the keys that nobody knows.
@@ -120,6 +132,14 @@ impl Config {
                 finding.severity = Severity::Error;
             }
         }
+    }
+}
+
+/// `vendor_data: {enabled: false}`, also spelled as text.
+fn refuses_vendor_data(user_data: &Node) -> bool {
+    match user_data.get("vendor_data").and_then(|vendor| vendor.get("enabled")).map(|node| &node.value) {
+        Some(yaml::Value::Scalar(enabled)) => yaml::scalar::boolean(&enabled.text) == Some(false),
+        _ => false,
     }
 }
 

@@ -22,6 +22,8 @@ pub mod context;
 pub mod datasources;
 pub mod gate;
 pub mod handlers;
+pub mod includes;
+pub mod instance_data;
 pub mod journal;
 pub mod log;
 pub mod names;

@@ -35,10 +35,12 @@ const SEED: &str = "var/lib/kiln/seed/nocloud";
 const BOOT_ID: &str = "proc/sys/kernel/random/boot_id";
 /// The agent's own books: they must be there with their mode, and their content is not a contract.
 const BOOKS: &[&str] = &[
+    "/run/kiln/includes.json",
     "/run/kiln/instance.json",
     "/run/kiln/status.json",
     "/var/lib/kiln/data/*",
     "/var/lib/kiln/once.jsonl",
+    "/var/lib/kiln/instances/*/includes.json",
     "/var/lib/kiln/instances/*/journal.jsonl",
     "/var/lib/kiln/instances/*/status.json",
     "/var/lib/kiln/instances/*/user-data",

@@ -6,6 +6,8 @@ pub const RUN: &str = "/run/kiln";
 pub const STATUS: &str = "/run/kiln/status.json";
 /// The instance as the datasource described it, mode 0600; later stages read it instead of asking again.
 pub const INSTANCE: &str = "/run/kiln/instance.json";
+/// Documents that the user-data includes, as they were got at this boot, mode 0600.
+pub const INCLUDES: &str = "/run/kiln/includes.json";
 /// Locked by the agent while it boots the machine: a status that says `running` without it is of a dead agent.
 pub const LOCK: &str = "/run/kiln/lock";
 /// In a bake the final stage waits for this file: the provisioner uploads what puppet and the scripts
@@ -28,6 +30,8 @@ pub const SEEDS: &[&str] =
 pub const AGENT_CONFIG: &str = "/etc/kiln/agent.yaml";
 /// Drop-ins over [`AGENT_CONFIG`]; a later name wins.
 pub const AGENT_CONFIG_DROPINS: &str = "/etc/kiln/agent.d";
+/// Folders with a folder `per-boot`, `per-instance` and `per-once` each: executables that run so often.
+pub const SCRIPTS: &[&str] = &["/var/lib/cloud/scripts", "/var/lib/kiln/scripts"];
 /// When this file exists the agent does nothing and says `disabled`.
 pub const DISABLED: &str = "/etc/kiln/disabled";
 /// Executables that own the user-data key of their name.

@@ -61,7 +61,7 @@ pub fn run(system: &System, args: &Args) -> ExitCode {
 fn clean(system: &System, args: &Args) -> io::Result<Vec<String>> {
     let mut doomed: Vec<String> = Vec::new();
     // The status of this boot, or a boot by hand would take the instance for known and run nothing.
-    let of_this_boot = [paths::STATUS, paths::INSTANCE, paths::CURRENT_INSTANCE, paths::DATA];
+    let of_this_boot = [paths::STATUS, paths::INSTANCE, paths::INCLUDES, paths::CURRENT_INSTANCE, paths::DATA];
     match &args.instance {
         Some(id) => {
             let folder = instance_folder(id);
@@ -120,6 +120,7 @@ mod tests {
         for path in [
             "/run/kiln/status.json",
             "/run/kiln/instance.json",
+            "/run/kiln/includes.json",
             "/var/lib/kiln/instances/i-1/journal.jsonl",
             "/var/lib/kiln/instances/i-2/journal.jsonl",
             "/var/lib/kiln/data/hostname",
@@ -144,6 +145,7 @@ mod tests {
             [
                 "/run/kiln/status.json",
                 "/run/kiln/instance.json",
+                "/run/kiln/includes.json",
                 "/var/lib/kiln/instance",
                 "/var/lib/kiln/data",
                 "/var/lib/kiln/instances",

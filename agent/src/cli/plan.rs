@@ -16,7 +16,9 @@ use crate::boot::{self, Turn};
 use crate::config::{AgentKeys, Config};
 use crate::datasources::Instance;
 use crate::handlers::{Frequency, HANDLERS};
+use crate::includes::Includes;
 use crate::system::System;
+use crate::userdata::Fetch;
 
 /// Arguments of `plan`.
 #[derive(Debug, ClapArgs)]
@@ -83,7 +85,9 @@ pub fn run(system: &System, args: &Args) -> ExitCode {
             return ExitCode::from(NO_INPUT);
         }
     };
-    let config = Config::load(system, &instance);
+    // Nobody is asked for what is included; for this machine's own user-data it is there.
+    let kept = args.file.is_none().then(|| Includes::kept(system, &instance.id));
+    let config = Config::load(system, &instance, kept.as_ref().map(|kept| kept as &dyn Fetch));
     let plan = plan(system, &config);
     match args.format {
         Format::Json => say_json(&plan),
@@ -115,7 +119,8 @@ fn plan(system: &System, config: &Config) -> Plan {
     config.apply_strictness(&mut findings);
     let mut handlers: Vec<Planned> = Vec::new();
     for stage in Stage::ALL {
-        for turn in boot::turns(system, stage, &config.root) {
+        let turns = boot::turns(system, stage, &config.root);
+        for turn in turns.into_iter().filter(|turn| turn.has_work(system, &config.root, &config.scripts)) {
             let order = handlers.len() + 1;
             handlers.push(match turn {
                 // It does nothing, and is among the findings.
@@ -246,7 +251,7 @@ mod tests {
         write("/etc/kiln/agent.d/10-role.yaml", "\nrole: web\n");
         let instance =
             Instance { user_data: b"#cloud-config\nkiln:\n  strict: true\n".to_vec(), ..Instance::default() };
-        let plan = plan(&system, &Config::load(&system, &instance));
+        let plan = plan(&system, &Config::load(&system, &instance, None));
         let told: Vec<_> =
             plan.settings.iter().map(|o| format!("{} {}:{}", o.key, o.source, o.line.unwrap_or(0))).collect();
         assert_eq!(
@@ -261,7 +266,7 @@ mod tests {
         let system = System::new(tree.path());
         system.write("/usr/lib/kiln/handlers.d/nagios", "#!/bin/sh\n", FileOptions::mode(0o755)).unwrap();
         let user_data = b"#cloud-config\nnagios:\n  server: a\n".to_vec();
-        let plan = plan(&system, &Config::load(&system, &Instance { user_data, ..Instance::default() }));
+        let plan = plan(&system, &Config::load(&system, &Instance { user_data, ..Instance::default() }, None));
         let last = plan.handlers.last().unwrap();
         assert_eq!((last.handler.as_str(), last.stage), ("nagios", Stage::Final));
         assert_eq!(last.values[0].key, "nagios.server");

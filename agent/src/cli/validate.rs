@@ -12,7 +12,7 @@ use super::print::{Format, complain, count, document, say, say_json};
 use crate::config::{AgentKeys, Config};
 use crate::handlers::external;
 use crate::system::System;
-use crate::userdata;
+use crate::userdata::{self, Surroundings};
 
 /// Arguments of `validate`.
 #[derive(Debug, ClapArgs)]
@@ -68,7 +68,8 @@ pub fn run(system: &System, args: &Args) -> ExitCode {
 
 /// All that is wrong with user-data, in the order of the document. Every finding has a place.
 fn findings(name: &str, bytes: &[u8], strict: bool, external: &[String]) -> Vec<Diagnostic> {
-    let data = userdata::parse(name, bytes);
+    // Nothing is known of an instance, and nobody is asked.
+    let data = userdata::parse(name, bytes, &Surroundings::default());
     let agent = AgentKeys::default();
     let mut config = Config { root: data.config, agent, scripts: data.scripts, diagnostics: data.diagnostics };
     config.check(external);
@@ -142,6 +143,20 @@ mod tests {
         assert_eq!((finding.line, finding.column, finding.excerpt.as_deref()), (Some(1), Some(1), Some("hello")));
         let finding = &findings("file", b"\xff\xfe\0\0", false, &[])[0];
         assert_eq!((finding.line, finding.excerpt.as_deref()), (Some(1), None));
+    }
+
+    #[test]
+    fn nobody_is_asked_and_a_template_is_read_for_its_form() {
+        for text in [
+            "#include\nhttp://192.0.2.1/\n/no/such/file\n",
+            "## template: jinja\n#cloud-config\nhostname: {{ v1.region }}\n",
+        ] {
+            assert_eq!(told(text, true), Vec::<String>::new(), "{text}");
+        }
+        assert_eq!(
+            told("## template: jinja\n#cloud-config\nhostnam: web\n", false),
+            ["file (filled in):3:1: warning: hostnam: unknown key; did you mean `hostname`?"]
+        );
     }
 
     #[test]

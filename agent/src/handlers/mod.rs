@@ -21,7 +21,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use crate::context::Context;
-use crate::system::RunError;
+use crate::system::{RunError, System};
+use crate::userdata::Script;
 
 mod bootcmd;
 mod check;
@@ -48,6 +49,7 @@ mod write_files;
 
 /// Every built-in handler, in the order in which they run within their stage.
 pub static HANDLERS: &[Entry] = &[
+    Entry::of::<scripts::Boothooks>(),
     Entry::of::<bootcmd::Bootcmd>(),
     Entry::of::<hostname::Hostname>(),
     Entry::of::<hosts::Hosts>(),
@@ -61,6 +63,10 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
     Entry::of::<write_files::WriteFilesDeferred>(),
     Entry::of::<puppet::Handle>(),
+    Entry::of::<scripts::ScriptsVendor>(),
+    Entry::of::<scripts::ScriptsPerOnce>(),
+    Entry::of::<scripts::ScriptsPerBoot>(),
+    Entry::of::<scripts::ScriptsPerInstance>(),
     Entry::of::<runcmd::Runcmd>(),
     Entry::of::<scripts::Scripts>(),
     Entry::of::<ssh_authkey_fingerprints::SshAuthkeyFingerprints>(),
@@ -183,6 +189,8 @@ pub trait Handler: 'static {
     const TIMEOUT: Duration = Duration::from_secs(300);
     /// It runs also when none of its keys is in the user-data.
     const ALWAYS: bool = false;
+    /// It also runs when this finds work for it, on the machine or among the scripts.
+    const FINDS: Option<fn(&System, &[Script]) -> bool> = None;
     /// It tells how the boot went, so it runs after everything else, external handlers too.
     const TELLS: bool = false;
 
@@ -224,6 +232,8 @@ pub struct Entry {
     pub frequency: Frequency,
     /// See [`Handler::ALWAYS`].
     pub always: bool,
+    /// See [`Handler::FINDS`].
+    pub finds: Option<fn(&System, &[Script]) -> bool>,
     /// See [`Handler::TELLS`].
     pub tells: bool,
     keys: fn() -> &'static [&'static str],
@@ -261,6 +271,7 @@ impl Entry {
             stage: H::STAGE,
             frequency: H::FREQUENCY,
             always: H::ALWAYS,
+            finds: H::FINDS,
             tells: H::TELLS,
             keys: yaml::fields_of::<H::Config>,
             prepare: prepare::<H>,
@@ -332,13 +343,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique_and_every_handler_has_keys_or_runs_always() {
+    fn names_are_unique_and_every_handler_has_a_reason_to_run() {
         let mut names: Vec<_> = HANDLERS.iter().map(|h| h.name).collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), HANDLERS.len());
         for handler in HANDLERS {
-            assert!(handler.always || !handler.keys().is_empty(), "{} can never run", handler.name);
+            let reason = handler.always || handler.finds.is_some() || !handler.keys().is_empty();
+            assert!(reason, "{} can never run", handler.name);
         }
     }
 }

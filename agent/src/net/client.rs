@@ -109,7 +109,7 @@ impl Request {
 }
 
 /// A URL without user name, password, query and fragment.
-fn hidden(url: &str) -> String {
+pub fn hidden(url: &str) -> String {
     let (url, _) = url.split_once('#').unwrap_or((url, ""));
     let (url, query) = url.split_once('?').map_or((url, ""), |(url, _)| (url, "?…"));
     let Some((scheme, rest)) = url.split_once("://") else { return format!("{url}{query}") };

@@ -28,7 +28,7 @@ pub mod route53;
 #[cfg(test)]
 pub mod testing;
 
-pub use client::{Answer, Client, Request};
+pub use client::{Answer, Client, Request, hidden};
 pub use ec2::terminate_instance;
 pub use retry::{Backoff, Policy};
 

@@ -1,41 +1,43 @@
 //! What a part is: by its first line, or by its MIME type.
 
+use super::When;
+
 /// A kind of part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// YAML.
     CloudConfig,
-    /// A program to run.
-    Script,
+    /// A list of parts in YAML.
+    Archive,
+    /// Changes of the configuration so far, as RFC 6902 has them.
+    Patch,
+    /// A text with variables, and what it is once they are filled in, its own first line says.
+    Template,
+    /// A program to run, and when.
+    Script(When),
+    /// Addresses of more documents; whether each is asked for once in the life of the instance.
+    Include {
+        /// What was fetched is kept.
+        once: bool,
+    },
     /// What cloud-init knows and this agent does not run: its name, and what to do instead.
     Unsupported(&'static str, &'static str),
 }
 
-const ARCHIVE: Kind = Kind::Unsupported("a `#cloud-config-archive`", "send its entries as parts of a MIME document");
-const JSONP: Kind =
-    Kind::Unsupported("a `#cloud-config-jsonp` patch", "write the keys that it changes as `#cloud-config`");
-const BOOTHOOK: Kind = Kind::Unsupported("a `#cloud-boothook`", "put its commands into a `#!` script");
-const INCLUDE: Kind = Kind::Unsupported("an `#include` of other addresses", "put the documents themselves here");
 const PART_HANDLER: Kind =
     Kind::Unsupported("a `#part-handler`, which is Python code for cloud-init,", "write an external handler");
-const JINJA: Kind =
-    Kind::Unsupported("a jinja template of user-data", "use the `templates` key for files that need variables");
-const PER_BOOT: Kind = Kind::Unsupported("a script of type text/x-shellscript-per-boot", "make it a systemd unit");
-const PER_INSTANCE: Kind =
-    Kind::Unsupported("a script of type text/x-shellscript-per-instance", "send it as text/x-shellscript");
-const PER_ONCE: Kind =
-    Kind::Unsupported("a script of type text/x-shellscript-per-once", "send it as text/x-shellscript");
 
 /// First lines, in lower case; of two that fit the earlier one counts.
 const FIRST_LINES: &[(&str, Kind)] = &[
-    ("#cloud-config-archive", ARCHIVE),
-    ("#cloud-config-jsonp", JSONP),
+    ("#cloud-config-archive", Kind::Archive),
+    ("#cloud-config-jsonp", Kind::Patch),
     ("#cloud-config", Kind::CloudConfig),
-    ("#cloud-boothook", BOOTHOOK),
-    ("#include", INCLUDE),
+    ("#cloud-boothook", Kind::Script(When::Hook)),
+    ("#include-once", Kind::Include { once: true }),
+    ("#include", Kind::Include { once: false }),
     ("#part-handler", PART_HANDLER),
-    ("## template:", JINJA),
-    ("#!", Kind::Script),
+    ("## template:", Kind::Template),
+    ("#!", Kind::Script(When::Last)),
 ];
 
 /// What a MIME type says of a part.
@@ -70,16 +72,16 @@ const MIME_TYPES: &[(&str, Declared)] = &[
     ("gzip/document", Declared::Sniff),
     ("application/octet-stream", Declared::Sniff),
     ("message/rfc822", Declared::Sniff),
-    ("text/cloud-config-archive", Declared::Kind(ARCHIVE)),
-    ("text/cloud-config-jsonp", Declared::Kind(JSONP)),
-    ("text/cloud-boothook", Declared::Kind(BOOTHOOK)),
-    ("text/x-include-url", Declared::Kind(INCLUDE)),
-    ("text/x-include-once-url", Declared::Kind(INCLUDE)),
+    ("text/cloud-config-archive", Declared::Kind(Kind::Archive)),
+    ("text/cloud-config-jsonp", Declared::Kind(Kind::Patch)),
+    ("text/cloud-boothook", Declared::Kind(Kind::Script(When::Hook))),
+    ("text/x-include-url", Declared::Kind(Kind::Include { once: false })),
+    ("text/x-include-once-url", Declared::Kind(Kind::Include { once: true })),
     ("text/part-handler", Declared::Kind(PART_HANDLER)),
-    ("text/jinja2", Declared::Kind(JINJA)),
-    ("text/x-shellscript-per-boot", Declared::Kind(PER_BOOT)),
-    ("text/x-shellscript-per-instance", Declared::Kind(PER_INSTANCE)),
-    ("text/x-shellscript-per-once", Declared::Kind(PER_ONCE)),
+    ("text/jinja2", Declared::Kind(Kind::Template)),
+    ("text/x-shellscript-per-boot", Declared::Kind(Kind::Script(When::EveryBoot))),
+    ("text/x-shellscript-per-instance", Declared::Kind(Kind::Script(When::OnceAnInstance))),
+    ("text/x-shellscript-per-once", Declared::Kind(Kind::Script(When::OnceADisk))),
 ];
 
 /// What a MIME type, in lower case, says.
@@ -101,6 +103,15 @@ pub fn of_first_line(text: &[u8]) -> Option<Kind> {
 pub fn without_lead(bytes: &[u8]) -> &[u8] {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     bytes.trim_ascii_start()
+}
+
+/// A boothook without its header: what follows may have a `#!` line of its own.
+pub fn without_hook_header(body: &[u8]) -> &[u8] {
+    if of_first_line(body) != Some(Kind::Script(When::Hook)) {
+        return body;
+    }
+    let end = body.iter().position(|b| *b == b'\n').map_or(body.len(), |at| at + 1);
+    body[end..].trim_ascii_start()
 }
 
 /// Lines that end as Unix ends them: the kernel takes the CR of `#!/bin/sh\r` into the interpreter's name.

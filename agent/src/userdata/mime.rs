@@ -12,8 +12,8 @@ pub struct Part {
     pub file_name: Option<String>,
     /// From Merge-Type or X-Merge-Type.
     pub merge: Option<String>,
-    /// It is for the machine of one number alone.
-    pub has_launch_index: bool,
+    /// From Launch-Index: it is for the machine of this number alone.
+    pub launch_index: Option<String>,
     /// The bytes. Of a part that holds parts: with its headers.
     pub body: Vec<u8>,
 }
@@ -91,9 +91,9 @@ fn decode(headers: &[MailHeader<'_>], kind: &ParsedContentType, body: &[u8], who
     let disposition = headers.get_first_value("Content-Disposition").map(|text| parse_content_disposition(&text));
     let file_name = disposition.and_then(|d| d.params.get("filename").cloned());
     let merge = ["Merge-Type", "X-Merge-Type"].into_iter().find_map(|name| headers.get_first_value(name));
-    let has_launch_index = headers.get_first_value("Launch-Index").is_some();
+    let launch_index = headers.get_first_value("Launch-Index");
     if mime_type.starts_with("multipart/") {
-        return Ok(Part { mime_type, file_name, merge, has_launch_index, body: whole.to_vec() });
+        return Ok(Part { mime_type, file_name, merge, launch_index, body: whole.to_vec() });
     }
     let encoding = headers.get_first_value("Content-Transfer-Encoding").map(|e| e.trim().to_ascii_lowercase());
     let known = ["7bit", "8bit", "binary", "base64", "quoted-printable", ""];
@@ -113,7 +113,7 @@ fn decode(headers: &[MailHeader<'_>], kind: &ParsedContentType, body: &[u8], who
     };
     let encoding = encoding.unwrap_or_default();
     let body = decoded.map_err(|error| format!("the part is not what its encoding says ({encoding}): {error}"))?;
-    Ok(Part { mime_type, file_name, merge, has_launch_index, body })
+    Ok(Part { mime_type, file_name, merge, launch_index, body })
 }
 
 /// The bytes between the boundaries, not many more than may be used, and whether the last one was closed.

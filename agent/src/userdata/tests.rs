@@ -5,11 +5,16 @@ use kiln_schema::Severity;
 
 use super::*;
 
-fn config(data: &UserData) -> String {
+/// Reads user-data where nothing is known of the instance.
+pub(super) fn read(text: impl AsRef<[u8]>) -> UserData {
+    parse("user-data", text.as_ref(), &Surroundings::default())
+}
+
+pub(super) fn config(data: &UserData) -> String {
     data.config.to_json().to_string()
 }
 
-fn errors(data: &UserData) -> Vec<String> {
+pub(super) fn errors(data: &UserData) -> Vec<String> {
     data.diagnostics.iter().map(ToString::to_string).collect()
 }
 
@@ -24,7 +29,7 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 /// A MIME document of parts, each with its headers.
-fn mime(boundary: &str, parts: &[&str]) -> String {
+pub(super) fn mime(boundary: &str, parts: &[&str]) -> String {
     let mut text = format!("Content-Type: multipart/mixed; boundary=\"{boundary}\"\nMIME-Version: 1.0\n\npreamble\n");
     for part in parts {
         text.push_str(&format!("--{boundary}\n{part}\n"));
@@ -42,48 +47,118 @@ fn the_header_is_taken_in_any_dress() {
         "#cloud-config v2 of monday\na: 1\n",
         "#cloud-config\r\na: 1\r\n",
     ] {
-        let data = parse("user-data", text.as_bytes());
+        let data = read(text);
         assert_eq!((config(&data), errors(&data).len()), (r#"{"a":1}"#.to_owned(), 0), "{text:?}");
     }
 }
 
 #[test]
 fn nothing_is_nothing_and_not_an_error() {
-    for text in ["", "\n\n", "\u{feff}", "#cloud-config", "#cloud-config\n# only a comment\n"] {
-        let data = parse("user-data", text.as_bytes());
+    for text in [
+        "",
+        "\n\n",
+        "\u{feff}",
+        "#cloud-config",
+        "#cloud-config\n# only a comment\n",
+        "#cloud-config-archive\n",
+        "#cloud-config-jsonp\n[]",
+        "#include\n",
+    ] {
+        let data = read(text);
         assert_eq!((config(&data), errors(&data)), ("{}".to_owned(), vec![]), "{text:?}");
     }
 }
 
 #[test]
 fn the_place_of_an_error_counts_the_blank_lines_before_the_header() {
-    let data = parse("user-data", b"\n\n#cloud-config\na: [\n");
+    let data = read(b"\n\n#cloud-config\na: [\n");
     assert!(data.diagnostics[0].line.is_some_and(|line| line >= 4), "{:?}", data.diagnostics);
 }
 
 #[test]
 fn a_script_begins_at_its_interpreter_and_has_unix_lines() {
-    let data = parse("user-data", b"\xef\xbb\xbf\r\n#!/bin/sh\r\necho a\rb\r\n");
-    assert_eq!(data.scripts, [Script { name: "part-001".into(), body: b"#!/bin/sh\necho a\rb\n".to_vec() }]);
+    let data = read(b"\xef\xbb\xbf\r\n#!/bin/sh\r\necho a\rb\r\n");
+    let body = b"#!/bin/sh\necho a\rb\n".to_vec();
+    assert_eq!(data.scripts, [Script { name: "part-001".into(), body, when: When::Last, of_vendor: false }]);
 }
 
 #[test]
-fn every_kind_that_is_not_run_is_named() {
-    for (text, named) in [
-        ("#include\nhttp://x/\n", "#include"),
-        ("#include-once\nhttp://x/\n", "#include"),
-        ("#cloud-boothook\ntrue\n", "#cloud-boothook"),
-        ("#cloud-config-archive\n[]\n", "#cloud-config-archive"),
-        ("#cloud-config-jsonp\n[]\n", "#cloud-config-jsonp"),
-        ("#part-handler\nimport os\n", "#part-handler"),
-        ("## template: jinja\n#cloud-config\na: {{ b }}\n", "jinja"),
+fn what_is_not_run_is_named_with_what_to_do_instead() {
+    let data = read("#part-handler\nimport os\n");
+    assert_eq!((config(&data).as_str(), data.scripts.len(), data.diagnostics.len()), ("{}", 0, 1));
+    assert_eq!(data.diagnostics[0].severity, Severity::Error);
+    let message = &data.diagnostics[0].message;
+    assert!(message.contains("#part-handler") && message.contains("external handler"), "{message}");
+}
+
+#[test]
+fn a_boothook_loses_its_header_and_scripts_keep_their_turn() {
+    for (text, body) in [
+        ("#cloud-boothook\n#!/bin/sh\r\ntrue\r\n", "#!/bin/sh\ntrue\n"),
+        ("#Cloud-Boothook of mine\n\n  #!/bin/sh\n", "#!/bin/sh\n"),
+        ("#cloud-boothook\necho a\n", "echo a\n"),
+        ("#cloud-boothook", ""),
     ] {
-        let data = parse("user-data", text.as_bytes());
-        assert_eq!(data.diagnostics.len(), 1, "{text}");
-        assert!(data.diagnostics[0].message.contains(named), "{:?}", data.diagnostics);
-        assert_eq!(data.diagnostics[0].severity, Severity::Error);
-        assert!(config(&data) == "{}" && data.scripts.is_empty());
+        let data = read(text);
+        let hook = Script { name: "part-001".into(), body: body.into(), when: When::Hook, of_vendor: false };
+        assert_eq!(data.scripts, [hook], "{text:?}");
     }
+    let part = |kind: &str| format!("Content-Type: text/{kind}\n\n#!/bin/sh\n");
+    let kinds = ["x-shellscript-per-boot", "x-shellscript-per-instance", "x-shellscript-per-once", "x-shellscript"];
+    let parts: Vec<String> = kinds.into_iter().map(part).collect();
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let turns: Vec<When> = read(mime("b", &parts)).scripts.iter().map(|script| script.when).collect();
+    assert_eq!(turns, [When::EveryBoot, When::OnceAnInstance, When::OnceADisk, When::Last]);
+}
+
+#[test]
+fn a_part_with_a_launch_index_is_for_the_machine_of_that_number() {
+    let document = mime(
+        "b",
+        &[
+            "Content-Type: text/cloud-config\nLaunch-Index: 0\n\na: 1",
+            "Content-Type: text/cloud-config\nLaunch-Index: 1\n\nb: 1",
+            "Content-Type: text/cloud-config\n\nlaunch-index: 1\nc: 1",
+            "Content-Type: text/cloud-config\nLaunch-Index: first\n\nd: 1",
+            "Content-Type: text/cloud-config-archive\n\n- {launch-index: 1, content: 'e: 1'}\n- {launch-index: 0, content: 'f: 1'}",
+            "Content-Type: text/cloud-config\n\ng: 1",
+        ],
+    );
+    for (own, expected) in [
+        (Some(0), r#"{"a":1,"f":1,"g":1}"#),
+        (Some(1), r#"{"b":1,"c":1,"e":1,"g":1}"#),
+        (Some(2), r#"{"g":1}"#),
+        (None, r#"{"a":1,"b":1,"c":1,"e":1,"f":1,"g":1}"#),
+    ] {
+        let surroundings = Surroundings { launch_index: own, ..Surroundings::default() };
+        let data = parse("user-data", document.as_bytes(), &surroundings);
+        assert_eq!(config(&data), expected, "{own:?}");
+        let told = errors(&data);
+        assert!(
+            told.len() == 1 && told[0].starts_with("user-data part 4: warning: the launch index is no"),
+            "{told:?}"
+        );
+    }
+}
+
+#[test]
+fn a_patch_changes_the_configuration_so_far_or_nothing_of_it() {
+    let document = |patch: &str| {
+        let patch = format!("Content-Type: text/cloud-config-jsonp\n\n#cloud-config-jsonp\n{patch}");
+        mime("b", &["Content-Type: text/cloud-config\n\na: [1]", &patch, "Content-Type: text/cloud-config\n\nc: 1"])
+    };
+    let data = read(document(
+        "[\n\t{ \"op\": \"add\", \"path\": \"/a/-\", \"value\": {\"x\": true}},\n {\"op\": \"add\", \"path\": \"/b\", \"value\": 2 }\n]\n",
+    ));
+    assert_eq!((config(&data).as_str(), errors(&data)), (r#"{"a":[1,{"x":true}],"b":2,"c":1}"#, vec![]));
+    let data = read(document("- {op: add, path: /b, value: 2}\n- {op: remove, path: /nope}\n"));
+    assert_eq!(config(&data), r#"{"a":[1],"c":1}"#);
+    assert!(
+        errors(&data)[0].starts_with("user-data part 2:3:3: error: [1]: nothing is at `/nope`"),
+        "{:?}",
+        errors(&data)
+    );
+    assert_eq!(config(&read("#cloud-config-jsonp\n- {op: add, path: /a, value: 1}")), r#"{"a":1}"#);
 }
 
 #[test]
@@ -100,7 +175,7 @@ fn what_is_no_kind_is_told_with_what_was_meant() {
         (b"#cloud-config\n- a", "must be a mapping of keys, not a list"),
         (b"#cloud-config\njust text", "must be a mapping of keys, not text"),
     ] {
-        let found = errors(&parse("user-data", text));
+        let found = errors(&read(text));
         assert!(found.len() == 1 && found[0].contains(sentence), "{found:?}");
     }
 }
@@ -117,7 +192,7 @@ fn mime_parts_of_any_nesting_are_read_in_order() {
         &["Content-Type: text/plain\n\n#cloud-config\na: 1", &inner, &(script.to_owned() + &encoded), quoted],
     );
     for text in [document.clone(), document.replace('\n', "\r\n")] {
-        let data = parse("user-data", text.as_bytes());
+        let data = read(text);
         assert_eq!(errors(&data), Vec::<String>::new());
         assert_eq!(config(&data), r#"{"a":1,"b":2,"c":3}"#);
         let names: Vec<&str> = data.scripts.iter().map(|s| s.name.as_str()).collect();
@@ -136,12 +211,13 @@ fn a_bad_part_hides_no_other_and_is_named() {
             "Content-Type: application/json\n\n{}",
             "Content-Type: text/x-shellscript\nContent-Transfer-Encoding: base64\n\n!!!",
             "Content-Type: text/cloud-config\nContent-Transfer-Encoding: x-zip\n\na: 2",
-            "Content-Type: text/x-include-url\n\nhttp://x/",
+            "Content-Type: text/part-handler\n\nimport os",
             "Content-Type: text/plain\n\nwhat is this",
+            "Content-Type: text/x-shellscript\nLaunch-Index: x\n\n#!/bin/sh\nlast",
             "Content-Type: text/x-shellscript\nLaunch-Index: 3\n\n#!/bin/sh\nlast",
         ],
     );
-    let data = parse("user-data", document.as_bytes());
+    let data = read(document.as_bytes());
     assert_eq!((config(&data).as_str(), data.scripts.len()), (r#"{"a":1}"#, 1));
     let sources: Vec<&str> = data.diagnostics.iter().map(|d| d.source.as_str()).collect();
     assert_eq!(sources, (2..=8).map(|n| format!("user-data part {n}")).collect::<Vec<_>>(), "{:#?}", errors(&data));
@@ -154,7 +230,7 @@ fn a_later_part_replaces_the_top_level_keys_of_an_earlier_one() {
         "b",
         &["Content-Type: text/cloud-config\n\na: {x: 1}\nb: 1", "Content-Type: text/cloud-config\n\na: {y: 2}"],
     );
-    assert_eq!(config(&parse("user-data", document.as_bytes())), r#"{"a":{"y":2},"b":1}"#);
+    assert_eq!(config(&read(document.as_bytes())), r#"{"a":{"y":2},"b":1}"#);
 }
 
 #[test]
@@ -168,11 +244,11 @@ fn merge_how_is_heeded_in_the_part_and_in_its_header() {
          merge_type: [{name: list, settings: [append]}]\na: [2]\nb: 2"
             .to_owned(),
     ] {
-        let data = parse("user-data", mime("b", &[first, &second]).as_bytes());
+        let data = read(mime("b", &[first, &second]).as_bytes());
         assert_eq!((config(&data).as_str(), errors(&data)), (r#"{"a":[1,2],"b":1}"#, vec![]), "{second}");
     }
     let wrong = "Content-Type: text/cloud-config\nMerge-Type: set()\n\nmerge_how: [x]\na: [2]";
-    let data = parse("user-data", mime("b", &[first, wrong]).as_bytes());
+    let data = read(mime("b", &[first, wrong]).as_bytes());
     assert_eq!((config(&data).as_str(), data.diagnostics.len()), (r#"{"a":[2],"b":1}"#, 2), "{:?}", errors(&data));
 }
 
@@ -180,12 +256,12 @@ fn merge_how_is_heeded_in_the_part_and_in_its_header() {
 fn a_cut_off_or_broken_multipart_is_told() {
     let whole = mime("b", &["Content-Type: text/cloud-config\n\na: 1"]);
     let cut = whole.split("--b--").next().unwrap();
-    let data = parse("user-data", cut.as_bytes());
+    let data = read(cut.as_bytes());
     assert_eq!(config(&data), r#"{"a":1}"#);
     assert!(errors(&data)[0].contains("no closing boundary"), "{:?}", errors(&data));
     let no_boundary = whole.replace("; boundary=\"b\"", "");
-    assert!(errors(&parse("user-data", no_boundary.as_bytes()))[0].contains("names no boundary"));
-    assert!(errors(&parse("user-data", mime("b", &[]).as_bytes()))[0].contains("no parts"));
+    assert!(errors(&read(no_boundary.as_bytes()))[0].contains("names no boundary"));
+    assert!(errors(&read(mime("b", &[]).as_bytes()))[0].contains("no parts"));
 }
 
 #[test]
@@ -206,7 +282,7 @@ fn gzip_and_base64_are_opened_at_any_level() {
         mime("b", &[&part]).into_bytes(),
         gzip(mime("b", &[&part]).as_bytes()),
     ] {
-        let data = parse("user-data", &bytes);
+        let data = read(&bytes);
         assert_eq!((config(&data).as_str(), errors(&data)), (r#"{"a":1}"#, vec![]));
     }
 }
@@ -214,22 +290,22 @@ fn gzip_and_base64_are_opened_at_any_level() {
 #[test]
 fn what_expands_without_end_is_refused_with_a_sentence() {
     let bomb = gzip(&vec![b' '; MAX_BYTES + 1]);
-    assert!(errors(&parse("user-data", &bomb))[0].contains("unpacks to more than the 16 MiB"));
+    assert!(errors(&read(&bomb))[0].contains("unpacks to more than the 16 MiB"));
     let mut nested = b"#cloud-config\na: 1\n".to_vec();
     for _ in 0..MAX_DEPTH + 2 {
         nested = gzip(&nested);
     }
-    assert!(errors(&parse("user-data", &nested))[0].contains("deep"));
+    assert!(errors(&read(&nested))[0].contains("deep"));
     // Two halves that fit alone do not fit together.
     let half = base64(&gzip(&vec![b' '; MAX_BYTES / 2 + 1]));
     let part = format!("Content-Type: application/gzip\nContent-Transfer-Encoding: base64\n\n{half}");
-    assert!(errors(&parse("user-data", mime("b", &[&part, &part]).as_bytes()))[0].contains("unpacks to more"));
+    assert!(errors(&read(mime("b", &[&part, &part]).as_bytes()))[0].contains("unpacks to more"));
     let many = vec!["Content-Type: text/x-shellscript\n\n#!/bin/sh"; MAX_PARTS + 5];
-    let data = parse("user-data", mime("b", &many).as_bytes());
+    let data = read(mime("b", &many).as_bytes());
     assert_eq!(data.scripts.len(), MAX_PARTS);
     assert!(errors(&data)[0].contains("more than 1000 parts"));
     let whole = gzip(b"#cloud-config\na: 1\n");
-    assert!(errors(&parse("user-data", &whole[..whole.len() - 9]))[0].contains("cut off"));
+    assert!(errors(&read(&whole[..whole.len() - 9]))[0].contains("cut off"));
 }
 
 /// xorshift: the same numbers at every run.
@@ -264,6 +340,10 @@ fn no_document_makes_the_reader_panic() {
         gzip(document.as_bytes()),
         base64(document.as_bytes()).into_bytes(),
         b"#cloud-config\nusers:\n- {name: x, sudo: [a, 'b']}\nk: |\n  text\n".to_vec(),
+        b"#cloud-config-archive\n- |\n  #cloud-config\n  a: 1\n- {type: text/x-shellscript, content: \"#!/bin/sh\", launch-index: 0}\n".to_vec(),
+        b"## template: jinja\n#cloud-config\na: {% for x in [1, 2] %}{{ x }}{% endfor %}\n".to_vec(),
+        b"#cloud-config-jsonp\n[{op: add, path: /a, value: [1]}, {op: move, from: /a/0, path: /b}]\n".to_vec(),
+        b"#include\nhttp://x/\n#include-once https://me@x/?y#z\n".to_vec(),
     ];
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for round in 0..4000 {
@@ -289,7 +369,7 @@ fn no_document_makes_the_reader_panic() {
                 }
             }
         }
-        let data = parse("user-data", &bytes);
+        let data = read(&bytes);
         assert!(matches!(data.config.value, Value::Map(_)));
         assert!(data.scripts.iter().all(|s| !s.name.is_empty() && !s.name.contains('/') && !s.name.starts_with('.')));
     }

@@ -11,6 +11,8 @@ pub struct Meta {
     pub hostname: Option<String>,
     /// `public-keys`, as lines of an authorized_keys file.
     pub public_keys: Vec<String>,
+    /// `launch-index`, else `ami-launch-index`.
+    pub launch_index: Option<u32>,
     /// All of it.
     pub all: serde_json::Value,
 }
@@ -34,6 +36,7 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Meta, String> {
         id: text("instance-id").or_else(|| text("instance_id")),
         hostname: text("local-hostname").or_else(|| text("local_hostname")).or_else(|| text("hostname")),
         public_keys: keys.map_or_else(Vec::new, public_keys),
+        launch_index: text("launch-index").or_else(|| text("ami-launch-index")).and_then(|index| index.parse().ok()),
         all: root.to_json(),
     })
 }
@@ -80,6 +83,15 @@ mod tests {
     fn an_id_is_its_spelling() {
         for (text, id) in [("instance-id: 0042", Some("0042")), ("instance-id: ~", None), ("", None), ("# x", None)] {
             assert_eq!(parse("m", text.as_bytes()).unwrap().id.as_deref(), id, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_launch_index_is_a_number() {
+        for (text, index) in
+            [("launch-index: 2", Some(2)), ("ami-launch-index: '0'", Some(0)), ("launch-index: x", None)]
+        {
+            assert_eq!(parse("m", text.as_bytes()).unwrap().launch_index, index, "{text}");
         }
     }
 

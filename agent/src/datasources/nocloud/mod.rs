@@ -70,6 +70,7 @@ fn fetch(system: &System) -> Result<Instance, String> {
     let mut instance = Instance::new("nocloud", &told.id.or(meta.id).unwrap_or_else(|| "nocloud".to_owned()));
     instance.hostname = told.hostname.or(meta.hostname);
     instance.public_keys = meta.public_keys;
+    instance.launch_index = meta.launch_index;
     instance.user_data = user_data;
     instance.vendor_data = vendor_data;
     instance.metadata = meta.all;
