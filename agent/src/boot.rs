@@ -169,7 +169,7 @@ impl Turn {
                 let finds = |finds: fn(&System, &[Script]) -> bool| finds(system, scripts);
                 handler.always || handler.is_configured(config) || handler.finds.is_some_and(finds)
             }
-            Turn::External(_) => true,
+            Turn::External(_) | Turn::NotDone(_) => true,
         }
     }
 
