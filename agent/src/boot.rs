@@ -12,6 +12,7 @@ use kiln_schema::yaml::Node;
 use crate::config::Config;
 use crate::context::Context;
 use crate::datasources::{self, Instance, Search};
+use crate::ending;
 use crate::handlers::not_done::{self, NotDone};
 use crate::handlers::{Entry, Frequency, HANDLERS, external};
 use crate::includes::Includes;
@@ -55,6 +56,10 @@ pub fn boot(system: &System, only: Option<Stage>) -> io::Result<Status> {
     }
     if report.snapshot().stage == Some(Stage::Final) {
         report.finish()?;
+        ending::show(system, &report.snapshot());
+        if ending::go_down(system, &report)? {
+            ending::show(system, &report.snapshot());
+        }
     }
     Ok(report.snapshot())
 }

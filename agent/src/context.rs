@@ -7,7 +7,7 @@ use kiln_schema::status::{PlannedShutdown, Status};
 use kiln_schema::yaml::Node;
 
 use crate::datasources::Instance;
-use crate::report::Report;
+use crate::report::{LastAct, Report};
 use crate::system::{Command, Finished, RunError, System};
 use crate::userdata::Script;
 
@@ -76,6 +76,11 @@ impl Context {
     /// When the status cannot be written.
     pub fn withdraw_shutdown(&self) -> std::io::Result<()> {
         self.report.update(|status| status.planned_shutdown = None)
+    }
+
+    /// Has the agent do this when the status is written and the boot has ended.
+    pub fn do_last(&self, act: LastAct) {
+        self.report.do_last(act);
     }
 
     /// Whether an image is being baked: handlers that act on the outside world keep still.

@@ -20,6 +20,7 @@ pub mod cli;
 pub mod config;
 pub mod context;
 pub mod datasources;
+pub mod ending;
 pub mod gate;
 pub mod handlers;
 pub mod includes;

@@ -7,13 +7,22 @@ use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::paths;
 use kiln_schema::status::{HandlerReport, OutcomeKind, Reason, Stage, StageReport, State, Status};
 
-use crate::system::{FileOptions, System, now};
+use crate::system::{Command, FileOptions, System, now};
 
 /// The one writer of the status file. Clones share the status.
 #[derive(Clone)]
 pub struct Report {
     system: System,
     status: Arc<Mutex<Status>>,
+    last_act: Arc<Mutex<Option<LastAct>>>,
+}
+
+/// What the agent does when everything is told: it takes the machine down.
+pub struct LastAct {
+    /// The handler that asked for it.
+    pub handler: &'static str,
+    /// How it is done.
+    pub command: Command,
 }
 
 impl Report {
@@ -22,7 +31,17 @@ impl Report {
         let boot_id = system.boot_id();
         let fresh = || Status::new(env!("CARGO_PKG_VERSION"), boot_id);
         let status = read(system).filter(|status| status.boot_id == boot_id).unwrap_or_else(fresh);
-        Report { system: system.clone(), status: Arc::new(Mutex::new(status)) }
+        Report { system: system.clone(), status: Arc::new(Mutex::new(status)), last_act: Arc::default() }
+    }
+
+    /// Keeps what is to be done when everything is told.
+    pub fn do_last(&self, act: LastAct) {
+        *self.last_act.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(act);
+    }
+
+    /// What was kept, once.
+    pub fn take_last_act(&self) -> Option<LastAct> {
+        self.last_act.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
     }
 
     /// The status as it stands.

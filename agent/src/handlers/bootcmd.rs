@@ -24,7 +24,7 @@ pub struct Config {
 
 impl Handler for Bootcmd {
     const NAME: &'static str = "bootcmd";
-    const SUMMARY: &'static str = "Runs commands early at every boot, and tells how each ended";
+    const SUMMARY: &'static str = "Runs commands early at every boot, tells how each ended";
     const STAGE: Stage = Stage::Init;
     const FREQUENCY: Frequency = Frequency::Boot;
     /// The stage holds up the boot.

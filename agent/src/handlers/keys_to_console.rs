@@ -44,7 +44,7 @@ impl Default for Shown {
 
 impl Handler for KeysToConsole {
     const NAME: &'static str = "keys_to_console";
-    const SUMMARY: &'static str = "Shows the SSH host keys and their fingerprints on the console";
+    const SUMMARY: &'static str = "Shows the SSH host keys on the console";
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Instance;
     const ALWAYS: bool = true;
@@ -152,7 +152,7 @@ mod tests {
         for (user_data, removed, reason) in [
             ("ssh: {emit_keys_to_console: false}", "/none", Reason::SwitchedOff),
             ("{}", "/dev/console", Reason::NothingToDo),
-            ("{}", "/etc/ssh", Reason::NothingToDo),
+            ("{}", "/etc/ssh/sshd_config", Reason::NothingToDo),
         ] {
             let tree = tempfile::tempdir().unwrap();
             let mut context = context(tree.path(), user_data);

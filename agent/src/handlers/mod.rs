@@ -28,11 +28,13 @@ mod bootcmd;
 mod check;
 mod commands;
 pub mod external;
+mod final_message;
 mod hostname;
 mod hosts;
 mod keys_to_console;
 pub mod not_done;
 mod phone_home;
+mod power_state;
 pub mod puppet;
 pub mod route53;
 mod runcmd;
@@ -73,6 +75,8 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<keys_to_console::KeysToConsole>(),
     Entry::of::<route53::Route53>(),
     Entry::of::<phone_home::PhoneHome>(),
+    Entry::of::<final_message::FinalMessage>(),
+    Entry::of::<power_state::PowerState>(),
 ];
 
 /// How often a handler runs.

@@ -105,9 +105,6 @@ const TABLE: &[NotDone] = &[
     lacking("autoinstall", "it is for Ubuntu's installer and not for an installed machine"),
     // Logins.
     lacking("ssh_publish_hostkeys", "`phone_home` can post the host keys"),
-    // The end of the boot.
-    lacking("power_state", "run `shutdown` in `runcmd`"),
-    own("final_message", "`kiln-agent status` tells how the boot went"),
     // cloud-init itself.
     own("cloud_init_modules", ORDER),
     own("cloud_config_modules", ORDER),

@@ -30,7 +30,7 @@ pub struct Config {
 
 impl Handler for Runcmd {
     const NAME: &'static str = "runcmd";
-    const SUMMARY: &'static str = "Runs commands once, in one shell, and tells how each ended";
+    const SUMMARY: &'static str = "Runs commands once, in one shell, tells how each ended";
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Instance;
     /// They may install and build; the stage's own deadline is the bound.

@@ -28,7 +28,7 @@ pub struct Config {
 
 impl Handler for SshAuthkeyFingerprints {
     const NAME: &'static str = "ssh_authkey_fingerprints";
-    const SUMMARY: &'static str = "Shows the fingerprints of the keys that may log in on the console";
+    const SUMMARY: &'static str = "Shows on the console which keys may log in";
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Instance;
     const ALWAYS: bool = true;

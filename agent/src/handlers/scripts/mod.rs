@@ -37,7 +37,7 @@ pub struct NoKeys {}
 
 impl Handler for Scripts {
     const NAME: &'static str = "scripts";
-    const SUMMARY: &'static str = "Runs the user-data's scripts once, in order of their names";
+    const SUMMARY: &'static str = "Runs the user-data's scripts once, in the order of names";
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Instance;
     const ALWAYS: bool = true;
