@@ -24,33 +24,46 @@ use crate::context::Context;
 use crate::system::RunError;
 
 mod bootcmd;
+mod ca_certs;
 mod commands;
+mod edit;
 pub mod external;
 mod hostname;
 mod hosts;
+mod keyboard;
+mod locale;
 mod phone_home;
 pub mod puppet;
+mod random_seed;
 pub mod route53;
+mod rsyslog;
 mod runcmd;
 mod scripts;
 mod ssh_authorized_keys;
 mod ssh_host_keys;
 mod ssh_rsa_host_key;
 mod templates;
+mod timezone;
 mod users;
 mod write_files;
 
 /// Every built-in handler, in the order in which they run within their stage.
 pub static HANDLERS: &[Entry] = &[
+    Entry::of::<random_seed::RandomSeed>(),
     Entry::of::<bootcmd::Bootcmd>(),
     Entry::of::<hostname::Hostname>(),
     Entry::of::<hosts::Hosts>(),
+    Entry::of::<timezone::Timezone>(),
     Entry::of::<write_files::WriteFiles>(),
+    Entry::of::<ca_certs::CaCerts>(),
+    Entry::of::<rsyslog::Rsyslog>(),
     Entry::of::<users::Users>(),
     Entry::of::<ssh_authorized_keys::SshAuthorizedKeys>(),
     Entry::of::<ssh_host_keys::SshHostKeys>(),
     Entry::of::<templates::Templates>(),
     Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
+    Entry::of::<locale::Locale>(),
+    Entry::of::<keyboard::Keyboard>(),
     Entry::of::<write_files::WriteFilesDeferred>(),
     Entry::of::<puppet::Handle>(),
     Entry::of::<runcmd::Runcmd>(),
