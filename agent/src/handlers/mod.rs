@@ -23,9 +23,11 @@ use serde_json::Value as Json;
 use crate::context::Context;
 use crate::system::RunError;
 
+mod apt_pipelining;
 mod bootcmd;
 mod ca_certs;
 mod commands;
+mod disable_ec2_metadata;
 mod edit;
 pub mod external;
 mod hostname;
@@ -35,6 +37,7 @@ mod locale;
 mod phone_home;
 pub mod puppet;
 mod random_seed;
+mod resolv_conf;
 pub mod route53;
 mod rsyslog;
 mod runcmd;
@@ -57,6 +60,7 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<write_files::WriteFiles>(),
     Entry::of::<ca_certs::CaCerts>(),
     Entry::of::<rsyslog::Rsyslog>(),
+    Entry::of::<resolv_conf::ResolvConf>(),
     Entry::of::<users::Users>(),
     Entry::of::<ssh_authorized_keys::SshAuthorizedKeys>(),
     Entry::of::<ssh_host_keys::SshHostKeys>(),
@@ -64,11 +68,13 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
     Entry::of::<locale::Locale>(),
     Entry::of::<keyboard::Keyboard>(),
+    Entry::of::<apt_pipelining::AptPipelining>(),
     Entry::of::<write_files::WriteFilesDeferred>(),
     Entry::of::<puppet::Handle>(),
     Entry::of::<runcmd::Runcmd>(),
     Entry::of::<scripts::Scripts>(),
     Entry::of::<route53::Route53>(),
+    Entry::of::<disable_ec2_metadata::DisableEc2Metadata>(),
     Entry::of::<phone_home::PhoneHome>(),
 ];
 
