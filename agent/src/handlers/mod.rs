@@ -34,6 +34,7 @@ mod hostname;
 mod hosts;
 mod keyboard;
 mod locale;
+mod packages;
 mod phone_home;
 pub mod puppet;
 mod random_seed;
@@ -69,6 +70,7 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<locale::Locale>(),
     Entry::of::<keyboard::Keyboard>(),
     Entry::of::<apt_pipelining::AptPipelining>(),
+    Entry::of::<packages::Install>(),
     Entry::of::<write_files::WriteFilesDeferred>(),
     Entry::of::<puppet::Handle>(),
     Entry::of::<runcmd::Runcmd>(),
