@@ -23,6 +23,7 @@ use serde_json::Value as Json;
 use crate::context::Context;
 use crate::system::RunError;
 
+mod apt;
 mod apt_pipelining;
 mod bootcmd;
 mod ca_certs;
@@ -70,6 +71,7 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<locale::Locale>(),
     Entry::of::<keyboard::Keyboard>(),
     Entry::of::<apt_pipelining::AptPipelining>(),
+    Entry::of::<apt::Apt>(),
     Entry::of::<packages::Install>(),
     Entry::of::<write_files::WriteFilesDeferred>(),
     Entry::of::<puppet::Handle>(),
