@@ -35,6 +35,7 @@ mod hostname;
 mod hosts;
 mod keyboard;
 mod locale;
+mod ntp;
 mod packages;
 mod phone_home;
 pub mod puppet;
@@ -73,6 +74,7 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<apt_pipelining::AptPipelining>(),
     Entry::of::<apt::Apt>(),
     Entry::of::<packages::Install>(),
+    Entry::of::<ntp::Ntp>(),
     Entry::of::<write_files::WriteFilesDeferred>(),
     Entry::of::<puppet::Handle>(),
     Entry::of::<runcmd::Runcmd>(),
