@@ -24,19 +24,31 @@ use crate::context::Context;
 use crate::system::{RunError, System};
 use crate::userdata::Script;
 
+mod apt;
+mod apt_pipelining;
 mod bootcmd;
+mod ca_certs;
 mod check;
 mod commands;
+mod disable_ec2_metadata;
+mod edit;
 pub mod external;
 mod final_message;
 mod hostname;
 mod hosts;
+mod keyboard;
 mod keys_to_console;
+mod locale;
 pub mod not_done;
+mod ntp;
+mod packages;
 mod phone_home;
 mod power_state;
 pub mod puppet;
+mod random_seed;
+mod resolv_conf;
 pub mod route53;
+mod rsyslog;
 mod runcmd;
 mod scripts;
 mod set_passwords;
@@ -46,16 +58,22 @@ mod ssh_host_keys;
 mod ssh_import_id;
 mod ssh_rsa_host_key;
 mod templates;
+mod timezone;
 mod users;
 mod write_files;
 
 /// Every built-in handler, in the order in which they run within their stage.
 pub static HANDLERS: &[Entry] = &[
     Entry::of::<scripts::Boothooks>(),
+    Entry::of::<random_seed::RandomSeed>(),
     Entry::of::<bootcmd::Bootcmd>(),
     Entry::of::<hostname::Hostname>(),
     Entry::of::<hosts::Hosts>(),
+    Entry::of::<timezone::Timezone>(),
     Entry::of::<write_files::WriteFiles>(),
+    Entry::of::<ca_certs::CaCerts>(),
+    Entry::of::<rsyslog::Rsyslog>(),
+    Entry::of::<resolv_conf::ResolvConf>(),
     Entry::of::<users::Users>(),
     Entry::of::<ssh_authorized_keys::SshAuthorizedKeys>(),
     Entry::of::<ssh_host_keys::SshHostKeys>(),
@@ -63,6 +81,12 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<ssh_import_id::SshImportId>(),
     Entry::of::<templates::Templates>(),
     Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
+    Entry::of::<locale::Locale>(),
+    Entry::of::<keyboard::Keyboard>(),
+    Entry::of::<apt_pipelining::AptPipelining>(),
+    Entry::of::<apt::Apt>(),
+    Entry::of::<packages::Install>(),
+    Entry::of::<ntp::Ntp>(),
     Entry::of::<write_files::WriteFilesDeferred>(),
     Entry::of::<puppet::Handle>(),
     Entry::of::<scripts::ScriptsVendor>(),
@@ -74,6 +98,7 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<ssh_authkey_fingerprints::SshAuthkeyFingerprints>(),
     Entry::of::<keys_to_console::KeysToConsole>(),
     Entry::of::<route53::Route53>(),
+    Entry::of::<disable_ec2_metadata::DisableEc2Metadata>(),
     Entry::of::<phone_home::PhoneHome>(),
     Entry::of::<final_message::FinalMessage>(),
     Entry::of::<power_state::PowerState>(),
