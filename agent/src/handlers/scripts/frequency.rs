@@ -23,7 +23,7 @@ pub struct ScriptsPerOnce;
 
 impl Handler for ScriptsPerBoot {
     const NAME: &'static str = "scripts_per_boot";
-    const SUMMARY: &'static str = "Runs the scripts of every boot, in order of their names";
+    const SUMMARY: &'static str = "Runs the scripts of every boot, in the order of names";
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Boot;
     const FINDS: Option<fn(&System, &[Script]) -> bool> =
@@ -38,7 +38,7 @@ impl Handler for ScriptsPerBoot {
 
 impl Handler for ScriptsPerInstance {
     const NAME: &'static str = "scripts_per_instance";
-    const SUMMARY: &'static str = "Runs the scripts of each instance, in order of their names";
+    const SUMMARY: &'static str = "Runs the scripts of each instance, in the order of names";
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Instance;
     const FINDS: Option<fn(&System, &[Script]) -> bool> =
@@ -53,7 +53,7 @@ impl Handler for ScriptsPerInstance {
 
 impl Handler for ScriptsPerOnce {
     const NAME: &'static str = "scripts_per_once";
-    const SUMMARY: &'static str = "Runs the scripts of the disk, in order of their names";
+    const SUMMARY: &'static str = "Runs the scripts of the disk, in the order of names";
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Once;
     const FINDS: Option<fn(&System, &[Script]) -> bool> =
