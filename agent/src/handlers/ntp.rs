@@ -91,10 +91,10 @@ impl Handler for Ntp {
         let mut changed = false;
         if !text.is_empty() {
             let kept = format!("{path}.dist");
-            if let (Ok(old), false) = (system.read(path), system.exists(&kept)) {
-                if old != text.as_bytes() {
-                    system.write(&kept, old, FileOptions::default())?;
-                }
+            if let (Ok(old), false) = (system.read(path), system.exists(&kept))
+                && old != text.as_bytes()
+            {
+                system.write(&kept, old, FileOptions::default())?;
             }
             changed = put(system, path, &text, 0o644)?;
         }
