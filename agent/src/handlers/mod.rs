@@ -34,6 +34,7 @@ mod disable_ec2_metadata;
 mod edit;
 pub mod external;
 mod final_message;
+mod grub_dpkg;
 mod hostname;
 mod hosts;
 mod keyboard;
@@ -61,6 +62,7 @@ mod templates;
 mod timezone;
 mod users;
 mod write_files;
+mod yum_repos;
 
 /// Every built-in handler, in the order in which they run within their stage.
 pub static HANDLERS: &[Entry] = &[
@@ -83,8 +85,10 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
     Entry::of::<locale::Locale>(),
     Entry::of::<keyboard::Keyboard>(),
+    Entry::of::<grub_dpkg::GrubDpkg>(),
     Entry::of::<apt_pipelining::AptPipelining>(),
     Entry::of::<apt::Apt>(),
+    Entry::of::<yum_repos::YumRepos>(),
     Entry::of::<packages::Install>(),
     Entry::of::<ntp::Ntp>(),
     Entry::of::<write_files::WriteFilesDeferred>(),

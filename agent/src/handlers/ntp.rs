@@ -38,6 +38,8 @@ struct Keys {
     peers: Each<String>,
     /// Networks that may ask this machine; chrony and ntp only.
     allow: Each<String>,
+    /// Not supported: a client of one's own, with its template. Write its file with `write_files`.
+    config: Option<serde_json::Value>,
 }
 
 /// A program that keeps the clock.
@@ -84,6 +86,10 @@ impl Handler for Ntp {
         if keys.enabled == Some(false) {
             return Ok(Outcome::Skipped(Reason::SwitchedOff, "ntp.enabled is false".to_owned()));
         }
+        if keys.config.is_some() {
+            let message = "ntp.config is not done; write the client's file with write_files and leave ntp out";
+            return Err(Failure::new(Reason::Unsupported, message));
+        }
         let client = client(keys, system)?;
         let family = usize::from(system.distro().is_red_hat());
         let (path, service) = (client.files[family], client.services[family]);
@@ -91,10 +97,10 @@ impl Handler for Ntp {
         let mut changed = false;
         if !text.is_empty() {
             let kept = format!("{path}.dist");
-            if let (Ok(old), false) = (system.read(path), system.exists(&kept)) {
-                if old != text.as_bytes() {
-                    system.write(&kept, old, FileOptions::default())?;
-                }
+            if let (Ok(old), false) = (system.read(path), system.exists(&kept))
+                && old != text.as_bytes()
+            {
+                system.write(&kept, old, FileOptions::default())?;
             }
             changed = put(system, path, &text, 0o644)?;
         }
@@ -248,6 +254,7 @@ mod tests {
     fn a_client_that_is_not_there_or_not_known_is_told_and_false_does_nothing() {
         for (user_data, sentence) in [
             ("ntp: {ntp_client: chrony}", "ntp.ntp_client: chrony is not installed; put chrony into the image"),
+            ("ntp: {config: {confpath: /a, packages: [x]}}", "ntp.config is not done; write the client's file"),
             ("ntp: {ntp_client: ntpdate}", "`ntpdate` is none of auto, chrony, systemd-timesyncd, ntp"),
             ("ntp:", "none of chrony, systemd-timesyncd, ntp is installed"),
         ] {
