@@ -189,6 +189,18 @@ def without_writer(text):
     return "\n".join(kept).strip()
 
 
+def meaning(path, text):
+    """The text as far as it means something to who reads the file."""
+    text = without_writer(text)
+    if path.endswith("/authorized_keys"):
+        # cloud-init keeps keys in a set: their order is of one run.
+        return sorted(text.splitlines())
+    if path == "etc/hosts":
+        lines = (line.split("#")[0].split() for line in text.splitlines())
+        return [list(dict.fromkeys(words)) for words in lines if words]
+    return text
+
+
 def differences(theirs, ours, hostname, base_of):
     """Each difference as (kind, path, what)."""
     for path in ("etc/passwd", "etc/group"):
@@ -226,7 +238,7 @@ def differences(theirs, ours, hostname, base_of):
                 yield ("owner", path, f"{old['uid']}:{old['gid']} | {new['uid']}:{new['gid']}")
             if old.get("link") != new.get("link"):
                 yield ("link", path, f"{old.get('link')} | {new.get('link')}")
-            if "content" in old and without_writer(old["content"]) != without_writer(new.get("content", "")):
+            if "content" in old and meaning(path, old["content"]) != meaning(path, new.get("content", "")):
                 yield ("content", path, f"{old['content'][:300]!r} | {new.get('content', '')[:300]!r}")
 
 
