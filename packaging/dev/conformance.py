@@ -155,18 +155,33 @@ def accounts(theirs, ours, path, base_of):
     for name in sorted(wanted.keys() | found.keys()):
         was, is_now = wanted.get(name), found.get(name)
         if path == "etc/group":
-            # System groups have other numbers in another release; who is in them counts.
             was, is_now = (members(line, name in names[0]) for line in (was, is_now))
+        else:
+            was, is_now = (without_system_ids(line) for line in (was, is_now))
         if was != is_now:
             yield ("account", f"{path}:{name}", f"{was} | {is_now}")
 
 
-def members(line, is_system):
+def is_system(number):
+    """Whether the distribution gives such numbers, another one in another release."""
+    return int(number) < 1000
+
+
+def members(line, was_there):
+    """Who is in a group, and its number if a user got it."""
     if line is None:
-        return "" if is_system else None
+        return "" if was_there else None
     fields = line.split(":")
     people = ",".join(sorted(filter(None, fields[3].split(","))))
-    return people if is_system else f"{fields[2]}:{people}"
+    return people if was_there else f"{'system' if is_system(fields[2]) else fields[2]}:{people}"
+
+
+def without_system_ids(line):
+    """A line of passwd, without the numbers of a system account."""
+    if line is None:
+        return None
+    fields = line.split(":")
+    return ":".join("system" if at in (2, 3) and is_system(field) else field for at, field in enumerate(fields))
 
 
 def by_name(text):
