@@ -55,7 +55,6 @@ pub fn boot(system: &System, only: Option<Stage>) -> io::Result<Status> {
         report.stage_ended(stage)?;
     }
     if report.snapshot().stage == Some(Stage::Final) {
-        report.finish()?;
         ending::show(system, &report.snapshot());
         if ending::go_down(system, &report)? {
             ending::show(system, &report.snapshot());
@@ -171,8 +170,11 @@ impl Turn {
     pub fn has_work(&self, system: &System, config: &Node, scripts: &[Script]) -> bool {
         match self {
             Turn::BuiltIn(handler) => {
-                let finds = |finds: fn(&System, &[Script]) -> bool| finds(system, scripts);
-                handler.always || handler.is_configured(config) || handler.finds.is_some_and(finds)
+                handler.always
+                    || match handler.finds {
+                        Some(finds) => finds(system, config, scripts),
+                        None => handler.is_configured(config),
+                    }
             }
             Turn::External(_) | Turn::NotDone(_) => true,
         }
@@ -225,10 +227,10 @@ pub fn turns(system: &System, stage: Stage, config: &Node) -> Vec<Turn> {
 fn remember(system: &System, report: &Report, instance: &Instance) -> io::Result<()> {
     // The user-data may hold secrets.
     system.write(paths::INSTANCE, serde_json::to_vec(instance)?, FileOptions::mode(0o600))?;
-    report.update(|status| {
+    report.amend(|status| {
         status.instance_id = Some(instance.id.clone());
         status.source = Some(instance.source.clone());
-    })?;
+    });
     let folder = report::instance_folder(&instance.id);
     let kept = system
         .make_dir(&folder, 0o755, None)
