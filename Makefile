@@ -1,13 +1,14 @@
 # What there is to do in this checkout. `make demo` and `make test` work on a fresh Debian 12 with
 # Rust, as root; they install what else they need.
 
-.PHONY: help demo test bench conformance lint deb
+.PHONY: help demo test bench conformance kernel lint deb
 
 help:
 	@echo 'make demo    bake a golden and an app image in the lab, launch the app, show what it says'
 	@echo 'make test    unit, fixture and command-line tests, then the package, then the end-to-end tests'
 	@echo 'make bench   measure the agent against Debian'\''s cloud-init'
 	@echo 'make conformance CORPUS=DIR   compare the agent with what cloud-init did with a corpus of user-data'
+	@echo 'make kernel  boot the agent under a kernel of its own in qemu, from cidata disks'
 	@echo 'make lint    formatting, clippy, licences and sources of dependencies, shell scripts'
 	@echo 'make deb     both packages, in target/deb'
 
@@ -21,6 +22,11 @@ bench:
 	packaging/dev/prerequisites.sh bench
 	packaging/demo/foundation.sh target/foundation
 	deb="$$(packaging/dev/agent-deb.sh)" && packaging/dev/bench.py --foundation target/foundation --agent-deb "$$deb"
+
+kernel:
+	packaging/dev/prerequisites.sh kernel
+	packaging/demo/foundation.sh target/foundation
+	deb="$$(packaging/dev/agent-deb.sh)" && packaging/dev/boot-kernel.sh target/foundation "$$deb"
 
 lint:
 	packaging/dev/lint.sh

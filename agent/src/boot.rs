@@ -232,6 +232,13 @@ fn remember(system: &System, report: &Report, instance: &Instance) -> io::Result
         status.source = Some(instance.source.clone());
     });
     let folder = report::instance_folder(&instance.id);
+    if let Some(earlier) = system.link_target(paths::CURRENT_INSTANCE).filter(|earlier| *earlier != *folder) {
+        let earlier = earlier.file_name().unwrap_or_default().display();
+        tracing::info!(
+            "{} is a new instance on this disk, which was {earlier}: what runs once an instance runs again",
+            instance.id
+        );
+    }
     let kept = system
         .make_dir(&folder, 0o755, None)
         .and_then(|()| system.write(folder.clone() + "/user-data", &instance.user_data, FileOptions::mode(0o600)))

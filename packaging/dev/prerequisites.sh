@@ -1,14 +1,14 @@
 #!/bin/bash
 # Installs what a task of the Makefile needs on a fresh Debian 12.
 #
-#     packaging/dev/prerequisites.sh demo|test|bench|ci
+#     packaging/dev/prerequisites.sh demo|test|bench|kernel|ci
 #
 # Says what it installs, and nothing when all is there. Where it cannot install (not root, not
 # Debian) it says what is missing and fails.
 set -euo pipefail
 
 usage() {
-    echo "usage: prerequisites.sh demo|test|bench|ci" >&2
+    echo "usage: prerequisites.sh demo|test|bench|kernel|ci" >&2
     exit 64
 }
 
@@ -27,11 +27,14 @@ demo=(
 # The tests run in fixture trees too: with a shell in them, BATS, sshd and its tools, sudo's check of its
 # rules; they make certificates and look for processes that were left.
 test=("${demo[@]}" bats busybox-static openssh-server openssl procps sudo)
+# A machine that qemu emulates, and the disks that it boots from.
+kernel=("${demo[@]}" dosfstools e2fsprogs genisoimage mtools qemu-system-x86)
 ci=("${test[@]}" curl shellcheck)
 
 case "${1:-}" in
     demo) wanted=("${demo[@]}") ;;
     test | bench) wanted=("${test[@]}") ;;
+    kernel) wanted=("${kernel[@]}") ;;
     ci) wanted=("${ci[@]}") ;;
     *) usage ;;
 esac

@@ -276,6 +276,11 @@ impl System {
         made.map_err(|e| named(path, &e))
     }
 
+    /// What a link says, as it stands in it; none where there is no link.
+    pub fn link_target(&self, path: impl AsRef<Path>) -> Option<PathBuf> {
+        fs::read_link(self.path(path.as_ref())).ok()
+    }
+
     /// Gives a file or folder an owner, by ids. A link is not followed.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ fn outcome(status: &Status, handler: &str) -> Option<(OutcomeKind, Option<String
 
 #[test]
 #[ignore = "needs the lab: tests/e2e.sh"]
-fn sshd_is_up_with_user_data_that_is_broken_yaml() {
+fn pain_7_sshd_is_up_with_user_data_that_is_broken_yaml() {
     let machine = lab().launch("#cloud-config\nhostname: web\nruncmd:\n  - [touch, /x\nwrite_files: {\n");
     let status = machine.settled();
     assert_eq!(status.state, State::Failed);
@@ -77,7 +77,7 @@ fn an_agent_that_is_killed_in_a_handler_is_told_and_the_handler_runs_again() {
 
 #[test]
 #[ignore = "needs the lab: tests/e2e.sh"]
-fn systemctl_start_in_runcmd_does_not_hang() {
+fn pain_15_systemctl_start_in_runcmd_does_not_hang() {
     let unit = "[Unit]\\nAfter=multi-user.target\\n[Service]\\nExecStart=/bin/sleep 1000\\n";
     let machine = lab().launch(&format!(
         "#cloud-config\nwrite_files:\n  - {{path: /etc/systemd/system/later.service, content: \"{unit}\"}}\n\

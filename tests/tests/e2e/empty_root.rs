@@ -67,7 +67,7 @@ server.handle_request()
 
 #[test]
 #[ignore = "needs the lab: tests/e2e.sh"]
-fn the_agent_is_one_static_file_of_at_most_9_mb() {
+fn pain_8_the_agent_is_one_static_file_of_at_most_9_mb() {
     let folder = tempfile::tempdir().unwrap();
     unpacked(folder.path());
     let agent = folder.path().join("usr/bin/kiln-agent");

@@ -29,7 +29,7 @@ fn message(status: &Status) -> &str {
 
 #[test]
 #[ignore = "needs the lab: tests/e2e.sh"]
-fn changes_and_no_change_are_success_and_the_role_is_a_fact() {
+fn pain_1_changes_and_no_change_are_success_and_the_role_is_a_fact() {
     let (machine, status) = converge("file { '/etc/role': content => $facts['role'] }", "");
     assert_eq!(status.state, State::Done, "{status:?}");
     assert_eq!(puppet(&status).detail.as_ref().unwrap()["changed"], 1, "{status:?}");
