@@ -9,6 +9,7 @@ use kiln_schema::paths;
 use kiln_schema::status::{Stage, State, Status};
 use kiln_schema::yaml::Node;
 
+use crate::cloud_init;
 use crate::config::Config;
 use crate::context::Context;
 use crate::datasources::{self, Instance, Search};
@@ -49,15 +50,25 @@ pub fn boot(system: &System, only: Option<Stage>) -> io::Result<Status> {
         report.update(|status| status.state = State::Disabled)?;
         return Ok(report.snapshot());
     }
+    let in_its_place = cloud_init::is_installed(system);
+    let tell = |told: fn(&System, &Status)| {
+        if in_its_place {
+            told(system, &report.snapshot());
+        }
+    };
     for stage in Stage::ALL.into_iter().filter(|stage| only.is_none_or(|only| only == *stage)) {
         report.stage_began(stage)?;
+        tell(cloud_init::stage_began);
         run_stage(system, &report, stage)?;
         report.stage_ended(stage)?;
+        tell(cloud_init::stage_told);
     }
     if report.snapshot().stage == Some(Stage::Final) {
         report.finish()?;
+        tell(cloud_init::ended);
         ending::show(system, &report.snapshot());
         if ending::go_down(system, &report)? {
+            tell(cloud_init::ended);
             ending::show(system, &report.snapshot());
         }
     }
@@ -182,7 +193,8 @@ impl Turn {
         matches!(self, Turn::BuiltIn(handler) if handler.tells)
     }
 
-    fn step(&self) -> Step<'_> {
+    /// The turn as the runner takes it.
+    pub fn step(&self) -> Step<'_> {
         match self {
             Turn::BuiltIn(handler) => Step {
                 name: handler.name,
@@ -229,6 +241,9 @@ fn remember(system: &System, report: &Report, instance: &Instance) -> io::Result
         status.instance_id = Some(instance.id.clone());
         status.source = Some(instance.source.clone());
     })?;
+    if cloud_init::is_installed(system) {
+        cloud_init::keep(system, instance);
+    }
     let folder = report::instance_folder(&instance.id);
     let kept = system
         .make_dir(&folder, 0o755, None)

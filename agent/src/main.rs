@@ -6,6 +6,9 @@ use clap::Parser;
 use kiln_agent::cli;
 
 fn main() -> ExitCode {
+    if let Some(code) = cli::cloud_init::answer(std::env::args_os().next().as_deref()) {
+        return code;
+    }
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
