@@ -139,7 +139,7 @@ fn levels(degrading: &[String]) -> Json {
     if degrading.is_empty() { json!({}) } else { json!({"WARNING": degrading}) }
 }
 
-fn seconds(at: &String) -> Option<f64> {
+fn seconds(at: &str) -> Option<f64> {
     Some(at.parse::<Timestamp>().ok()?.as_duration().as_secs_f64())
 }
 

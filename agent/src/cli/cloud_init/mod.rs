@@ -27,6 +27,7 @@ const USAGE: u8 = 2;
 /// cloud-init's commands, answered by kiln-agent.
 #[derive(Debug, Parser)]
 #[command(name = "cloud-init", display_name = "/usr/bin/cloud-init", version = VERSION, max_term_width = 100)]
+#[command(disable_version_flag = true)]
 pub struct Cli {
     /// Work on the tree in this folder instead of the running machine
     #[arg(long, global = true, value_name = "DIR", default_value = "/", hide = true)]
@@ -37,6 +38,9 @@ pub struct Cli {
     /// Taken as cloud-init takes it
     #[arg(short, long)]
     force: bool,
+    /// Print the version
+    #[arg(short, long, action = clap::ArgAction::Version)]
+    version: (),
     /// What to do
     #[command(subcommand)]
     command: Command,
