@@ -143,7 +143,7 @@ check "a boot ends well" "$work/files/usr/bin/kiln-agent" --root "$root" boot
 check "a packer template waits for its end" inside cloud-init status --wait
 check "its end is told in full" says '^extended_status: done$' inside cloud-init status --long
 for path in run/cloud-init/result.json run/cloud-init/status.json var/lib/cloud/instance/boot-finished var/lib/cloud/data/instance-id; do
-    check "$path is there" test -f "$root/$path"
+    check "$path is there" inside test -f "/$path"
 done
 check "the user-data is root's alone" refuses inside setpriv --reuid=65534 --regid=65534 --clear-groups cat /var/lib/cloud/instance/user-data.txt
 check "others are not told the user-data" says redacted inside setpriv --reuid=65534 --regid=65534 --clear-groups cloud-init query userdata
@@ -151,6 +151,7 @@ check "others are told the status" inside setpriv --reuid=65534 --regid=65534 --
 check "root is told the user-data" says hunter2 inside cloud-init query userdata
 check "the cloud has its name" says '^nocloud$' inside cloud-id
 check "the instance's own user-data is valid" inside cloud-init schema --system
+# shellcheck disable=SC2016 # the shell inside expands it
 check "its logs are collected for root alone" inside sh -c 'cd /root && cloud-init collect-logs && test "$(stat -c %a cloud-init.tar.gz)" = 600'
 check "no secret is in them" refuses says hunter2 tar -xzOf "$root/root/cloud-init.tar.gz"
 check "apt brings cloud-init back" bash -c "$(declare -f inside apt); root='$root' proxy='${proxy:-}'; apt update && apt install --no-install-recommends cloud-init"
