@@ -3,61 +3,50 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args as ClapArgs, Subcommand};
+use clap::ArgMatches;
 use jiff::Timestamp;
 use kiln_schema::status::{HandlerReport, OutcomeKind, Stage, Status};
 use serde_json::{Value as Json, json};
 
 use super::super::print::{say, say_json};
-use super::complain;
+use super::{Entry, Opt, fail, text};
 use crate::report::current;
 use crate::system::{Command, System};
 
-/// Arguments of `analyze`.
-#[derive(Debug, ClapArgs)]
-pub struct Args {
-    /// What to show
-    #[command(subcommand)]
-    what: What,
-}
-
-/// What to show.
-#[derive(Clone, Copy, Debug, Subcommand)]
-enum What {
-    /// Each handler in its order
-    Show,
-    /// Each handler, the longest first
-    Blame,
-    /// All events, as JSON
-    Dump,
-    /// When the kernel, systemd and the agent began
-    Boot,
-}
+/// The command.
+pub const COMMAND: Entry = Entry {
+    name: "analyze",
+    about: "Show where the time of this boot went",
+    after: "",
+    options: &[Opt {
+        name: "what",
+        short: '.',
+        value: "WHAT",
+        values: &["show", "blame", "dump", "boot"],
+        help: "Each handler in its order, the longest first, all events as JSON, or when the machine began",
+    }],
+    run,
+};
 
 /// Shows it; exit 1 where nothing has run at this boot.
-pub fn run(system: &System, args: &Args) -> ExitCode {
+fn run(system: &System, args: &ArgMatches) -> ExitCode {
     let status = match current(system) {
         Ok(status) if status.started.is_some() => status,
         Ok(status) => {
-            complain(&format!("analyze: nothing has run at this boot: the state is {}", status.state.name()));
-            return ExitCode::FAILURE;
+            let why = format!("nothing has run at this boot: the state is {}", status.state.name());
+            return fail("analyze", &why);
         }
-        Err(sentence) => {
-            complain(&format!("analyze: {sentence}"));
-            return ExitCode::FAILURE;
-        }
+        Err(sentence) => return fail("analyze", &sentence),
     };
-    match args.what {
-        What::Show => say(&show(&status)),
-        What::Blame => say(&blame(&status)),
-        What::Dump => say_json(&events(&status)),
-        What::Boot => match boot(system, &status) {
+    match text(args, "what") {
+        Some("show") => say(&show(&status)),
+        Some("blame") => say(&blame(&status)),
+        Some("dump") => say_json(&events(&status)),
+        Some("boot") => match boot(system, &status) {
             Ok(text) => say(&text),
-            Err(sentence) => {
-                complain(&format!("analyze: {sentence}"));
-                return ExitCode::FAILURE;
-            }
+            Err(sentence) => return fail("analyze", &sentence),
         },
+        _ => return fail("analyze", "say what: show, blame, dump or boot"),
     }
     ExitCode::SUCCESS
 }

@@ -5,10 +5,10 @@ use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::ArgMatches;
 
 use super::super::clean::forget;
-use super::complain;
+use super::{Entry, Opt, fail, flag};
 use crate::cloud_init::RUN;
 use crate::system::{Command, FileOptions, System};
 
@@ -21,75 +21,78 @@ const HOOK: Duration = Duration::from_secs(300);
 /// What systemd takes for a machine that boots for the first time.
 const NO_MACHINE_ID: &str = "uninitialized\n";
 
-/// Arguments of `clean`.
-#[derive(Debug, ClapArgs)]
-pub struct Args {
-    /// Also cloud-init's logs; that of kiln-agent is in the journal, which `kiln-agent clean --logs` removes
-    #[arg(short, long)]
-    logs: bool,
-    /// Start the machine again afterwards
-    #[arg(short, long)]
-    reboot: bool,
-    /// Also the user-data that was put on the disk as a seed
-    #[arg(short, long)]
-    seed: bool,
-    /// Also the machine's id, so that the next boot makes a new one
-    #[arg(long)]
-    machine_id: bool,
-    /// Also configuration that was written for the system
-    #[arg(short, long, value_enum, num_args = 1..)]
-    configs: Vec<Configs>,
-}
+/// The command.
+pub const COMMAND: Entry = Entry {
+    name: "clean",
+    about: "Forget what ran, so that the next boot runs everything again",
+    after: "",
+    options: &[
+        flag("logs", 'l', "Also cloud-init's logs; `kiln-agent clean --logs` removes the journal"),
+        flag("reboot", 'r', "Start the machine again afterwards"),
+        flag("seed", 's', "Also the user-data that was put on the disk as a seed"),
+        flag("machine-id", ' ', "Also the machine's id, so that the next boot makes a new one"),
+        Opt {
+            name: "configs",
+            short: 'c',
+            value: "CONFIG...",
+            values: &["all", NETWORK, SSH],
+            help: "Also configuration that was written for the system",
+        },
+    ],
+    run,
+};
 
-/// Configuration that was written for the system.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum Configs {
-    /// Both
-    All,
-    /// Of the network
-    Network,
-    /// Of sshd
-    SshConfig,
+const NETWORK: &str = "network";
+const SSH: &str = "ssh_config";
+
+/// What else is to go.
+struct Args {
+    logs: bool,
+    seed: bool,
+    machine_id: bool,
+    configs: Vec<String>,
 }
 
 /// Folders with files that are removed by the beginning and the end of their name.
-const WRITTEN: &[(Configs, &str, &str, &str)] = &[
-    (Configs::SshConfig, "/etc/ssh/sshd_config.d", "50-cloud-init", ".conf"),
-    (Configs::Network, "/etc/netplan", "50-cloud-init", ".yaml"),
-    (Configs::Network, "/etc/network/interfaces.d", "50-cloud-init", ""),
-    (Configs::Network, "/etc/systemd/network", "10-cloud-init-", ".network"),
-    (Configs::Network, "/etc/systemd/network", "10-cloud-init-", ".link"),
-    (Configs::Network, "/etc/NetworkManager/system-connections", "cloud-init-", ".nmconnection"),
-    (Configs::Network, "/etc/NetworkManager/conf.d", "99-cloud-init", ".conf"),
-    (Configs::Network, "/etc/NetworkManager/conf.d", "30-cloud-init-ip6-addr-gen", ".conf"),
+const WRITTEN: &[(&str, &str, &str, &str)] = &[
+    (SSH, "/etc/ssh/sshd_config.d", "50-cloud-init", ".conf"),
+    (NETWORK, "/etc/netplan", "50-cloud-init", ".yaml"),
+    (NETWORK, "/etc/network/interfaces.d", "50-cloud-init", ""),
+    (NETWORK, "/etc/systemd/network", "10-cloud-init-", ".network"),
+    (NETWORK, "/etc/systemd/network", "10-cloud-init-", ".link"),
+    (NETWORK, "/etc/NetworkManager/system-connections", "cloud-init-", ".nmconnection"),
+    (NETWORK, "/etc/NetworkManager/conf.d", "99-cloud-init", ".conf"),
+    (NETWORK, "/etc/NetworkManager/conf.d", "30-cloud-init-ip6-addr-gen", ".conf"),
 ];
 
 /// Removes it; exit 1 where something stays.
-pub fn run(system: &System, args: &Args) -> ExitCode {
-    if let Err(error) = clean(system, args) {
-        complain(&format!("clean: not all could be removed: {error}"));
-        return ExitCode::FAILURE;
+fn run(system: &System, matches: &ArgMatches) -> ExitCode {
+    let args = Args {
+        logs: matches.get_flag("logs"),
+        seed: matches.get_flag("seed"),
+        machine_id: matches.get_flag("machine-id"),
+        configs: matches.get_many("configs").into_iter().flatten().cloned().collect(),
+    };
+    let cleaned = clean(system, &args).map_err(|error| format!("not all could be removed: {error}"));
+    let reboot = || match matches.get_flag("reboot") {
+        true => called(system, &Command::new("shutdown", Duration::from_secs(60)).args(["-r", "now"])),
+        false => Ok(()),
+    };
+    match cleaned.and_then(|()| hooks(system)).and_then(|()| reboot()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => fail("clean", &why),
     }
-    if let Err(why) = hooks(system) {
-        complain(&format!("clean: {why}"));
-        return ExitCode::FAILURE;
-    }
-    if args.reboot {
-        let command = Command::new("shutdown", Duration::from_secs(60)).args(["-r", "now"]);
-        match system.run(&command) {
-            Ok(finished) if finished.success() => {}
-            Ok(finished) => {
-                complain(&format!("clean: the machine does not start again: shutdown {}", finished.ending()));
-                return ExitCode::FAILURE;
-            }
-            Err(error) => {
-                complain(&format!("clean: the machine does not start again: {error}"));
-                return ExitCode::FAILURE;
-            }
+}
+
+/// Runs a command that must succeed.
+fn called(system: &System, command: &Command) -> Result<(), String> {
+    match system.run(command) {
+        Ok(finished) if finished.success() => Ok(()),
+        Ok(finished) => {
+            Err(format!("{} {}: {}", command.program(), finished.ending(), finished.last_lines(1).join("")))
         }
+        Err(error) => Err(error.to_string()),
     }
-    ExitCode::SUCCESS
 }
 
 fn clean(system: &System, args: &Args) -> io::Result<()> {
@@ -103,8 +106,8 @@ fn clean(system: &System, args: &Args) -> io::Result<()> {
         let logs = logs.filter(|name| name.starts_with("cloud-init") && name.ends_with(".log"));
         doomed.extend(logs.map(|name| format!("/var/log/{name}")));
     }
-    let all = args.configs.contains(&Configs::All);
-    for (_, folder, start, end) in WRITTEN.iter().filter(|(kind, ..)| all || args.configs.contains(kind)) {
+    let chosen = |kind: &str| args.configs.iter().any(|chosen| chosen == kind || chosen == "all");
+    for (_, folder, start, end) in WRITTEN.iter().filter(|(kind, ..)| chosen(kind)) {
         let names = system.list(folder)?.into_iter().filter(|name| name.starts_with(start) && name.ends_with(end));
         doomed.extend(names.map(|name| format!("{folder}/{name}")));
     }
@@ -126,11 +129,7 @@ fn hooks(system: &System) -> Result<(), String> {
         if !sound || !system.metadata(&path).is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0) {
             continue;
         }
-        match system.run(&Command::new(path.clone(), HOOK)) {
-            Ok(finished) if finished.success() => {}
-            Ok(finished) => return Err(format!("{path} {}: {}", finished.ending(), finished.last_lines(1).join(""))),
-            Err(error) => return Err(error.to_string()),
-        }
+        called(system, &Command::new(path, HOOK))?;
     }
     Ok(())
 }
@@ -167,10 +166,13 @@ mod tests {
 
     #[test]
     fn each_option_takes_its_own_and_no_more() {
-        let args = |logs, seed, configs| Args { logs, reboot: false, seed, machine_id: seed, configs };
-        assert_eq!(left(&args(false, false, vec![])), [2, 4, 5, 6, 7, 8].map(|index| FILES[index]));
-        assert_eq!(left(&args(true, true, vec![])), [6, 7, 8].map(|index| FILES[index]));
-        assert_eq!(left(&args(false, false, vec![Configs::Network])), [2, 4, 5, 7, 8].map(|index| FILES[index]));
-        assert_eq!(left(&args(true, true, vec![Configs::All])), [FILES[8]]);
+        let args = |logs, seed, configs: &[&str]| {
+            let configs = configs.iter().map(|kind| (*kind).to_owned()).collect();
+            Args { logs, seed, machine_id: seed, configs }
+        };
+        assert_eq!(left(&args(false, false, &[])), [2, 4, 5, 6, 7, 8].map(|index| FILES[index]));
+        assert_eq!(left(&args(true, true, &[])), [6, 7, 8].map(|index| FILES[index]));
+        assert_eq!(left(&args(false, false, &[NETWORK])), [2, 4, 5, 7, 8].map(|index| FILES[index]));
+        assert_eq!(left(&args(true, true, &["all"])), [FILES[8]]);
     }
 }

@@ -1,14 +1,14 @@
 //! `cloud-init collect-logs`: what tells of this boot, in one archive.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args as ClapArgs;
+use clap::ArgMatches;
 use kiln_schema::paths;
 
 use super::super::print::say;
-use super::complain;
+use super::{Entry, fail, flag, text, value};
 use crate::cloud_init::{self, VERSION, data};
 use crate::system::{Command, FileOptions, System, now};
 
@@ -26,21 +26,26 @@ const FILES: [&str; 6] = [
     "/var/log/cloud-init-output.log",
 ];
 
-/// Arguments of `collect-logs`.
-#[derive(Debug, ClapArgs)]
-pub struct Args {
-    /// The archive
-    #[arg(short, long, value_name = "FILE", default_value = "cloud-init.tar.gz")]
-    tarfile: PathBuf,
-    /// Also the user-data, which may hold secrets
-    #[arg(short = 'u', long)]
-    include_userdata: bool,
+/// The command.
+pub const COMMAND: Entry = Entry {
+    name: "collect-logs",
+    about: "Put what tells of this boot into an archive",
+    after: "",
+    options: &[
+        value("tarfile", 't', "FILE", "The archive; cloud-init.tar.gz without this"),
+        flag("include-userdata", 'u', "Also the user-data, which may hold secrets"),
+    ],
+    run,
+};
+
+fn run(system: &System, args: &ArgMatches) -> ExitCode {
+    collect(system, Path::new(text(args, "tarfile").unwrap_or("cloud-init.tar.gz")), args.get_flag("include-userdata"))
 }
 
 /// Makes the archive, which root alone may read.
-pub fn run(system: &System, args: &Args) -> ExitCode {
-    let made = std::path::absolute(&args.tarfile).map_err(|error| error.to_string()).and_then(|tarfile| {
-        let made = gather(system, args.include_userdata).and_then(|folder| pack(system, &folder, &tarfile));
+fn collect(system: &System, tarfile: &Path, userdata: bool) -> ExitCode {
+    let made = std::path::absolute(tarfile).map_err(|error| error.to_string()).and_then(|tarfile| {
+        let made = gather(system, userdata).and_then(|folder| pack(system, &folder, &tarfile));
         let cleared = system.remove(GATHERED).map_err(|error| error.to_string());
         made.and(cleared).map(|()| tarfile)
     });
@@ -49,10 +54,7 @@ pub fn run(system: &System, args: &Args) -> ExitCode {
             say(&format!("Wrote {}\n", tarfile.display()));
             ExitCode::SUCCESS
         }
-        Err(why) => {
-            complain(&format!("collect-logs: {why}"));
-            ExitCode::FAILURE
-        }
+        Err(why) => fail("collect-logs", &why),
     }
 }
 
@@ -136,8 +138,7 @@ mod tests {
     fn a_machine_without_tar_leaves_nothing_behind() {
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
-        let args = Args { tarfile: "/logs.tar.gz".into(), include_userdata: false };
-        assert_eq!(run(&system, &args), ExitCode::FAILURE);
+        assert_eq!(collect(&system, Path::new("/logs.tar.gz"), false), ExitCode::FAILURE);
         assert!(!system.exists(GATHERED));
     }
 }

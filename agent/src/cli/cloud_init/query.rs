@@ -3,61 +3,70 @@
 use std::io;
 use std::process::ExitCode;
 
-use clap::Args as ClapArgs;
+use clap::ArgMatches;
 use serde_json::{Map, Value as Json};
 
 use super::super::print::say;
-use super::complain;
+use super::{Entry, fail, flag, text, value};
 use crate::cloud_init::data;
 use crate::system::System;
 use crate::template;
 
-/// Arguments of `query`.
-#[derive(Debug, ClapArgs)]
-#[command(after_help = "What may hold a secret is told to root alone.
+/// The command.
+pub const COMMAND: Entry = Entry {
+    name: "query",
+    about: "Print what is known of the instance",
+    after: "What may hold a secret is told to root alone.
 
 Exit codes:
   0  told
   1  not known
-  2  the command line cannot be understood")]
-pub struct Args {
-    /// All that is known, as JSON
-    #[arg(short, long, conflicts_with = "format")]
+  2  the command line cannot be understood",
+    options: &[
+        flag("all", 'a', "All that is known, as JSON"),
+        flag("list-keys", 'l', "The names at the top, or below VARNAME"),
+        value("format", 'f', "TEMPLATE", "Fill in this jinja template"),
+        value("instance-data", 'i', "FILE", "Read this file in the place of the instance's own data"),
+        value("user-data", 'u', "FILE", "Read this file in the place of the instance's user-data"),
+        value("vendor-data", ' ', "FILE", "Read this file in the place of the instance's vendor-data"),
+        value("varname", '.', "VARNAME", "What to tell, such as v1.local_hostname, ds.meta_data, userdata"),
+    ],
+    run,
+};
+
+/// What was asked for.
+#[derive(Default)]
+struct Args<'a> {
     all: bool,
-    /// The names at the top, or below VARNAME
-    #[arg(short, long, conflicts_with = "format")]
     list_keys: bool,
-    /// Fill in this jinja template
-    #[arg(short, long, value_name = "TEMPLATE")]
-    format: Option<String>,
-    /// Read this file in the place of the instance's own data
-    #[arg(short, long, value_name = "FILE")]
-    instance_data: Option<String>,
-    /// Read this file in the place of the instance's user-data
-    #[arg(short, long, value_name = "FILE")]
-    user_data: Option<String>,
-    /// Read this file in the place of the instance's vendor-data
-    #[arg(short, long, value_name = "FILE")]
-    vendor_data: Option<String>,
-    /// What to tell, such as v1.local_hostname, ds.meta_data, userdata
-    varname: Option<String>,
+    format: Option<&'a str>,
+    instance_data: Option<&'a str>,
+    user_data: Option<&'a str>,
+    vendor_data: Option<&'a str>,
+    varname: Option<&'a str>,
 }
 
 /// Tells what was asked for.
-pub fn run(system: &System, args: &Args) -> ExitCode {
-    match answer(system, args) {
+fn run(system: &System, matches: &ArgMatches) -> ExitCode {
+    let args = Args {
+        all: matches.get_flag("all"),
+        list_keys: matches.get_flag("list-keys"),
+        format: text(matches, "format"),
+        instance_data: text(matches, "instance-data"),
+        user_data: text(matches, "user-data"),
+        vendor_data: text(matches, "vendor-data"),
+        varname: text(matches, "varname"),
+    };
+    match answer(system, &args) {
         Ok(text) => {
             say(&(text + "\n"));
             ExitCode::SUCCESS
         }
-        Err(sentence) => {
-            complain(&format!("query: {sentence}"));
-            ExitCode::FAILURE
-        }
+        Err(sentence) => fail("query", &sentence),
     }
 }
 
-fn answer(system: &System, args: &Args) -> Result<String, String> {
+fn answer(system: &System, args: &Args<'_>) -> Result<String, String> {
     if !args.all && !args.list_keys && args.format.is_none() && args.varname.is_none() {
         return Err("say what to tell: --all, --format, --list-keys or a name".to_owned());
     }
@@ -70,12 +79,12 @@ fn answer(system: &System, args: &Args) -> Result<String, String> {
         with_aliases.entry(name.clone()).or_insert_with(|| value.clone());
     }
     let all = Json::Object(with_aliases);
-    if let Some(format) = &args.format {
+    if let Some(format) = args.format {
         return template::fill(format, Some(&all)).map_err(|fault| format!("--format: {}", fault.message));
     }
-    let found = args.varname.as_ref().map_or(Ok(&all), |name| leaf(&all, name))?;
+    let found = args.varname.map_or(Ok(&all), |name| leaf(&all, name))?;
     if args.list_keys {
-        let name = args.varname.as_deref().unwrap_or_default();
+        let name = args.varname.unwrap_or_default();
         let fields = found.as_object().ok_or_else(|| format!("--list-keys: {name} has no names below it"))?;
         let mut names: Vec<&str> = fields.keys().map(String::as_str).collect();
         names.sort_unstable();
@@ -88,8 +97,8 @@ fn answer(system: &System, args: &Args) -> Result<String, String> {
 }
 
 /// What this person may see.
-fn known(system: &System, args: &Args) -> Result<Json, String> {
-    let of_whom = match &args.instance_data {
+fn known(system: &System, args: &Args<'_>) -> Result<Json, String> {
+    let of_whom = match args.instance_data {
         Some(file) => system.read(file),
         None => system.read(data::SENSITIVE).or_else(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => system.read(data::PUBLIC),
@@ -103,8 +112,8 @@ fn known(system: &System, args: &Args) -> Result<Json, String> {
         return Err("the instance's data is damaged: no JSON object".to_owned());
     }
     for (name, file, kept) in [
-        ("userdata", &args.user_data, "/var/lib/cloud/instance/user-data.txt"),
-        ("vendordata", &args.vendor_data, "/var/lib/cloud/instance/vendor-data.txt"),
+        ("userdata", args.user_data, "/var/lib/cloud/instance/user-data.txt"),
+        ("vendordata", args.vendor_data, "/var/lib/cloud/instance/vendor-data.txt"),
     ] {
         if let Some(file) = file {
             let bytes = system.read(file).map_err(|error| format!("--{}-data: {error}", &name[..name.len() - 4]))?;
@@ -144,17 +153,7 @@ mod tests {
     use crate::system::FileOptions;
     use serde_json::json;
 
-    fn asked(system: &System, change: impl FnOnce(&mut Args)) -> Result<String, String> {
-        let mut args = Args {
-            all: false,
-            list_keys: false,
-            format: None,
-            instance_data: None,
-            user_data: None,
-            vendor_data: None,
-            varname: None,
-        };
-        change(&mut args);
+    fn asked(system: &System, args: Args<'_>) -> Result<String, String> {
         answer(system, &args)
     }
 
@@ -185,7 +184,7 @@ mod tests {
             ("sys_info.system", "Linux"),
             ("base64_encoded_keys", "[]"),
         ] {
-            let told = asked(&system, |args| args.varname = Some(name.to_owned()));
+            let told = asked(&system, Args { varname: Some(name), ..Args::default() });
             assert_eq!(told.as_deref(), Ok(value), "{name}");
         }
     }
@@ -193,32 +192,27 @@ mod tests {
     #[test]
     fn keys_are_listed_and_templates_filled_in() {
         let (_tree, system) = machine();
-        let keys = asked(&system, |args| args.list_keys = true).unwrap();
+        let keys = asked(&system, Args { list_keys: true, ..Args::default() }).unwrap();
         assert!(keys.contains("ds\n") && keys.contains("v1\n") && keys.contains("local_hostname\n"), "{keys}");
-        let below = asked(&system, |args| {
-            args.list_keys = true;
-            args.varname = Some("ds.meta_data".to_owned());
-        });
+        let below = asked(&system, Args { list_keys: true, varname: Some("ds.meta_data"), ..Args::default() });
         assert_eq!(below.unwrap(), "local-ipv4\nlocal_ipv4\ntags");
-        let filled = asked(&system, |args| args.format = Some("{{ v1.cloud_name }}/{{ local_hostname }}".to_owned()));
+        let filled =
+            asked(&system, Args { format: Some("{{ v1.cloud_name }}/{{ local_hostname }}"), ..Args::default() });
         assert_eq!(filled.unwrap(), "aws/web");
-        let all = asked(&system, |args| args.all = true).unwrap();
+        let all = asked(&system, Args { all: true, ..Args::default() }).unwrap();
         assert!(serde_json::from_str::<Json>(&all).unwrap()["v1"].get("local_hostname").is_some());
     }
 
     #[test]
     fn what_is_not_there_is_named() {
         let (_tree, system) = machine();
-        let why = asked(&system, |args| args.varname = Some("ds.meta_data.nope".to_owned())).unwrap_err();
+        let why = asked(&system, Args { varname: Some("ds.meta_data.nope"), ..Args::default() }).unwrap_err();
         assert_eq!(why, "ds.meta_data has no `nope`; --list-keys tells what there is");
-        let why = asked(&system, |args| args.varname = Some("nope".to_owned())).unwrap_err();
+        let why = asked(&system, Args { varname: Some("nope"), ..Args::default() }).unwrap_err();
         assert!(why.starts_with("the instance's data has no `nope`"), "{why}");
-        assert!(asked(&system, |args| args.format = Some("{{ nope }}".to_owned())).unwrap_err().contains("nope"));
-        assert!(asked(&system, |_| ()).unwrap_err().contains("--all"));
-        let below = asked(&system, |args| {
-            args.list_keys = true;
-            args.varname = Some("cloud_name".to_owned());
-        });
+        assert!(asked(&system, Args { format: Some("{{ nope }}"), ..Args::default() }).unwrap_err().contains("nope"));
+        assert!(asked(&system, Args::default()).unwrap_err().contains("--all"));
+        let below = asked(&system, Args { list_keys: true, varname: Some("cloud_name"), ..Args::default() });
         assert!(below.unwrap_err().contains("cloud_name"));
     }
 
@@ -226,20 +220,21 @@ mod tests {
     fn damaged_or_missing_data_is_a_sentence() {
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
-        assert!(asked(&system, |args| args.all = true).unwrap_err().contains("cannot be read"));
+        assert!(asked(&system, Args { all: true, ..Args::default() }).unwrap_err().contains("cannot be read"));
         for damaged in ["", "[]", "{", "null"] {
             system.write(data::SENSITIVE, damaged, FileOptions::default()).unwrap();
-            assert!(asked(&system, |args| args.all = true).unwrap_err().contains("damaged"), "{damaged}");
+            assert!(
+                asked(&system, Args { all: true, ..Args::default() }).unwrap_err().contains("damaged"),
+                "{damaged}"
+            );
         }
     }
 
     #[test]
     fn who_is_not_root_is_pointed_to_the_file() {
         let (_tree, system) = machine();
-        let told = asked(&system, |args| {
-            args.instance_data = Some(data::PUBLIC.to_owned());
-            args.varname = Some("userdata".to_owned());
-        });
+        let told =
+            asked(&system, Args { instance_data: Some(data::PUBLIC), varname: Some("userdata"), ..Args::default() });
         assert_eq!(told.unwrap(), "<redacted for non-root user> file:/var/lib/cloud/instance/user-data.txt");
     }
 }

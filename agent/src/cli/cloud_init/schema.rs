@@ -1,64 +1,51 @@
 //! `cloud-init schema`: whether a cloud-config is one that does what it says.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::ArgMatches;
 use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::paths;
 
 use super::super::print::{document, say};
 use super::super::validate;
-use super::complain;
+use super::{Entry, choice, fail, flag, text, value};
 use crate::datasources::Instance;
 use crate::handlers::external;
 use crate::system::System;
 
-/// Arguments of `schema`.
-#[derive(Debug, ClapArgs)]
-#[command(after_help = "Exit codes:
+/// The command.
+pub const COMMAND: Entry = Entry {
+    name: "schema",
+    about: "Check a cloud-config, or that of this instance",
+    after: "Exit codes:
   0  valid; warnings do not count
   1  something in it is an error, an unknown key too, or it cannot be read
-  2  the command line cannot be understood")]
-pub struct Args {
-    /// User-data of any format that a boot takes
-    #[arg(short, long, value_name = "FILE", required_unless_present = "system", conflicts_with = "system")]
-    config_file: Option<PathBuf>,
-    /// The user-data and vendor-data of this instance, as root
-    #[arg(long)]
-    system: bool,
-    /// Print the document with the findings at their lines
-    #[arg(long)]
-    annotate: bool,
-    /// What kind of document it is
-    #[arg(short = 't', long, value_enum, default_value_t = Type::CloudConfig)]
-    schema_type: Type,
-}
-
-/// A kind of document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Type {
-    /// User-data or vendor-data
-    CloudConfig,
-}
+  2  the command line cannot be understood",
+    options: &[
+        value("config-file", 'c', "FILE", "User-data of any format that a boot takes"),
+        flag("system", ' ', "The user-data and vendor-data of this instance, as root"),
+        flag("annotate", ' ', "Print the document with the findings at their lines"),
+        choice("schema-type", 't', &["cloud-config"], "What kind of document it is"),
+    ],
+    run,
+};
 
 /// Prints what is wrong. Exit 0 where all is valid.
-pub fn run(system: &System, args: &Args) -> ExitCode {
-    let documents = match &args.config_file {
-        Some(file) => document(file).map(|document| vec![document]),
-        None => of_instance(system),
+fn run(system: &System, args: &ArgMatches) -> ExitCode {
+    let documents = match (text(args, "config-file"), args.get_flag("system")) {
+        (Some(file), false) => document(Path::new(file)).map(|document| vec![document]),
+        (None, true) => of_instance(system),
+        _ => Err("say what to check: one of --config-file and --system".to_owned()),
     };
     let documents = match documents {
         Ok(documents) => documents,
-        Err(sentence) => {
-            complain(&format!("schema: {sentence}"));
-            return ExitCode::FAILURE;
-        }
+        Err(sentence) => return fail("schema", &sentence),
     };
     let external = external::names(system);
     let mut valid = true;
     for (name, bytes) in documents {
-        let (text, sound) = checked(&name, &bytes, args.annotate, &external);
+        let (text, sound) = checked(&name, &bytes, args.get_flag("annotate"), &external);
         valid &= sound;
         say(&text);
     }

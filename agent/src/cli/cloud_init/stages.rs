@@ -4,12 +4,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::ArgMatches;
 use kiln_schema::paths;
 use kiln_schema::status::{HandlerReport, OutcomeKind, Stage};
 
 use super::super::print::say;
-use super::complain;
+use super::{Entry, USAGE, choice, complain, fail, flag, text, value};
 use crate::boot::{boot, turns};
 use crate::cloud_init::told;
 use crate::config::Config;
@@ -22,10 +22,10 @@ use crate::stage::{Runner, Step};
 use crate::system::System;
 
 /// How long a single handler may take, as in the final stage.
-const SINGLE: Duration = Duration::from_secs(3600);
+const TIME: Duration = Duration::from_secs(3600);
 
 /// Modules of cloud-init whose work handlers of other names do.
-const MODULES: &[(&str, &[&str])] = &[
+const NAMES: &[(&str, &[&str])] = &[
     ("apt_configure", &["apt"]),
     ("package_update_upgrade_install", &["packages"]),
     ("power_state_change", &["power_state"]),
@@ -40,69 +40,50 @@ const MODULES: &[(&str, &[&str])] = &[
     ("zypper_add_repo", &["zypper"]),
 ];
 
-/// Arguments of `init`.
-#[derive(Debug, ClapArgs)]
-pub struct InitArgs {
-    /// The stage before the network
-    #[arg(short, long)]
-    local: bool,
+/// The command.
+pub const INIT: Entry = Entry {
+    name: "init",
+    about: "Run the stage that finds the instance and sets up users, keys and files",
+    after: "The exit code is the number of its errors.",
+    options: &[
+        flag("local", 'l', "The stage before the network"),
+        value("file", 'f', "FILE...", "Taken as cloud-init takes it; `kiln-agent plan` tells what is read"),
+    ],
+    run: init,
+};
+
+/// The command.
+pub const MODULES: Entry = Entry {
+    name: "modules",
+    about: "Run the stage that installs, converges and runs the user's scripts",
+    after: "The exit code is the number of its errors.",
+    options: &[choice("mode", 'm', &["init", "config", "final"], "final runs the work of all three")],
+    run: modules,
+};
+
+/// The command.
+pub const SINGLE: Entry = Entry {
+    name: "single",
+    about: "Run one handler, by its own name or by that of cloud-init's module",
+    after: "The status of the boot stays as it is. Exit 1 where the handler fails.",
+    options: &[
+        value("name", 'n', "NAME", "The handler or module, such as runcmd or cc_users_groups"),
+        choice("frequency", ' ', &["always", "instance", "once"], "How often it runs; its own without this"),
+        flag("report", ' ', "Taken as cloud-init takes it"),
+    ],
+    run: single,
+};
+
+/// The exit code is the number of errors of the stage.
+fn init(system: &System, args: &ArgMatches) -> ExitCode {
+    stage(system, if args.get_flag("local") { Stage::Local } else { Stage::Init })
 }
 
-/// Arguments of `modules`.
-#[derive(Debug, ClapArgs)]
-pub struct ModulesArgs {
-    /// Which modules; those of `config` are run with those of `final`
-    #[arg(short, long, value_enum, default_value_t = Mode::Config)]
-    mode: Mode,
-}
-
-/// Modules of a stage of cloud-init.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Mode {
-    /// Users, keys, files
-    Init,
-    /// Settings
-    Config,
-    /// Packages, scripts
-    Final,
-}
-
-/// Arguments of `single`.
-#[derive(Debug, ClapArgs)]
-pub struct SingleArgs {
-    /// The handler, or cloud-init's module, such as runcmd or cc_users_groups
-    #[arg(short, long)]
-    name: String,
-    /// How often it runs; its own frequency without this
-    #[arg(long, value_enum)]
-    frequency: Option<Often>,
-    /// Taken as cloud-init takes it
-    #[arg(long)]
-    report: bool,
-}
-
-/// A frequency by cloud-init's word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Often {
-    /// Now, whatever ran before
-    Always,
-    /// Once for this instance
-    Instance,
-    /// Once in the life of the disk
-    Once,
-}
-
-/// Runs the local stage, or the one with the network. The exit code is the number of its errors.
-pub fn init(system: &System, args: &InitArgs) -> ExitCode {
-    stage(system, if args.local { Stage::Local } else { Stage::Init })
-}
-
-/// Runs the final stage.
-pub fn modules(system: &System, args: &ModulesArgs) -> ExitCode {
-    match args.mode {
+fn modules(system: &System, args: &ArgMatches) -> ExitCode {
+    match text(args, "mode") {
+        Some("final") => stage(system, Stage::Final),
         // They have run with the stage that has the network, or run with the final one.
-        Mode::Init | Mode::Config => ExitCode::SUCCESS,
-        Mode::Final => stage(system, Stage::Final),
+        _ => ExitCode::SUCCESS,
     }
 }
 
@@ -117,26 +98,24 @@ fn stage(system: &System, stage: Stage) -> ExitCode {
             let errors = told::stages(&status)[name]["errors"].as_array().map_or(0, Vec::len);
             ExitCode::from(u8::try_from(errors).unwrap_or(u8::MAX))
         }
-        Err(error) => {
-            complain(&error.to_string());
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(name, &error.to_string()),
     }
 }
 
-/// Runs one handler on the documents of this instance. The status of the boot stays as it is.
-pub fn single(system: &System, args: &SingleArgs) -> ExitCode {
-    let frequency = args.frequency.map(|often| match often {
-        Often::Always => Frequency::Boot,
-        Often::Instance => Frequency::Instance,
-        Often::Once => Frequency::Once,
+/// Runs one handler on the documents of this instance.
+fn single(system: &System, args: &ArgMatches) -> ExitCode {
+    let frequency = text(args, "frequency").map(|often| match often {
+        "always" => Frequency::Boot,
+        "once" => Frequency::Once,
+        _ => Frequency::Instance,
     });
-    let reports = match run_one(system, &args.name, frequency) {
+    let Some(name) = text(args, "name") else {
+        complain("single: --name tells which handler");
+        return ExitCode::from(USAGE);
+    };
+    let reports = match run_one(system, name, frequency) {
         Ok(reports) => reports,
-        Err(sentence) => {
-            complain(&format!("single: {sentence}"));
-            return ExitCode::FAILURE;
-        }
+        Err(sentence) => return fail("single", &sentence),
     };
     let mut failed = false;
     for report in reports {
@@ -151,7 +130,7 @@ pub fn single(system: &System, args: &SingleArgs) -> ExitCode {
 fn handlers_of(module: &str) -> Vec<String> {
     let name = module.replace('-', "_");
     let name = name.strip_prefix("cc_").unwrap_or(&name);
-    match MODULES.iter().find(|(module, _)| *module == name) {
+    match NAMES.iter().find(|(module, _)| *module == name) {
         Some((_, handlers)) => handlers.iter().map(|name| (*name).to_owned()).collect(),
         None => vec![name.to_owned()],
     }
@@ -164,7 +143,7 @@ fn run_one(system: &System, module: &str, frequency: Option<Frequency>) -> Resul
         .map_err(|error| format!("no instance is known at this boot, `cloud-init init` finds it, as root ({error})"))?;
     let instance: Instance =
         serde_json::from_slice(&known).map_err(|error| format!("{} is damaged: {error}", paths::INSTANCE))?;
-    let deadline = Instant::now() + SINGLE;
+    let deadline = Instant::now() + TIME;
     let includes = Includes::new(system, &instance.id, deadline);
     let config = Config::load(system, &instance, Some(&includes));
     let (root, scripts) = (Arc::new(config.root), Arc::from(config.scripts));
@@ -216,7 +195,7 @@ mod tests {
 
     #[test]
     fn every_module_is_done_by_handlers_that_exist() {
-        for (module, handlers) in MODULES.iter().filter(|(module, _)| *module != "zypper_add_repo") {
+        for (module, handlers) in NAMES.iter().filter(|(module, _)| *module != "zypper_add_repo") {
             for handler in *handlers {
                 assert!(HANDLERS.iter().any(|known| known.name == *handler), "{module}: {handler}");
             }

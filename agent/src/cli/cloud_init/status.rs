@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::ArgMatches;
 use kiln_schema::duration;
 use kiln_schema::paths;
 use kiln_schema::status::{State, Status};
 use serde_json::Value as Json;
 
 use super::super::print::{say, say_json};
-use super::{complain, yaml};
+use super::{Entry, USAGE, choice, complain, fail, flag, text, value, yaml};
 use crate::cloud_init::{self, told};
 use crate::report::current;
 use crate::system::System;
@@ -18,65 +18,58 @@ use crate::system::System;
 /// What is written for other tools lies there this long after the boot's end at the latest.
 const WRITTEN: Duration = Duration::from_secs(5);
 
-/// Arguments of `status`.
-#[derive(Debug, ClapArgs)]
-#[command(after_help = "Exit codes:
+/// How long `--wait` waits: longer than the stages may take.
+const WAIT: Duration = Duration::from_secs(90 * 60);
+
+/// The command.
+pub const COMMAND: Entry = Entry {
+    name: "status",
+    about: "Tell how this boot stands, or wait for its end",
+    after: "Exit codes:
   0  no error: done, running, not started or disabled
   1  something failed, or the timeout of --wait passed first
-  2  something failed that only degrades the boot; or the command line cannot be understood")]
-pub struct Args {
-    /// Tell more
-    #[arg(short, long)]
-    long: bool,
-    /// Sleep until the boot has ended
-    #[arg(short, long)]
-    wait: bool,
-    /// How long --wait waits at most, such as 20m
-    #[arg(long, value_name = "TIME", default_value = "90m", value_parser = duration::parse)]
-    timeout: Duration,
-    /// Print a table, or all of it as JSON or YAML
-    #[arg(long, value_enum, default_value_t = Format::Tabular)]
-    format: Format,
-}
-
-/// For whom it prints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For a person
-    Tabular,
-    /// For a program
-    Json,
-    /// For a program, in blocks
-    Yaml,
-}
+  2  something failed that only degrades the boot; or the command line cannot be understood",
+    options: &[
+        flag("long", 'l', "Tell more"),
+        flag("wait", 'w', "Sleep until the boot has ended"),
+        value("timeout", ' ', "TIME", "How long --wait waits at most, such as 20m; 90m without this"),
+        choice("format", ' ', &["tabular", "json", "yaml"], "For a person, or all of it for a program"),
+    ],
+    run,
+};
 
 /// Tells the status; the exit code is 1 with errors, 2 with errors that only degrade the boot.
-pub fn run(system: &System, args: &Args) -> ExitCode {
+fn run(system: &System, args: &ArgMatches) -> ExitCode {
     let ended = |system: &System| current(system).map_or(true, |status| status.state.is_final());
-    if args.wait {
-        match system.wait_for(paths::RUN, Instant::now() + args.timeout, ended) {
+    let waits = args.get_flag("wait");
+    let timeout = match text(args, "timeout").map_or(Ok(WAIT), duration::parse) {
+        Ok(timeout) => timeout,
+        Err(why) => {
+            complain(&format!("status: --timeout: {why}"));
+            return ExitCode::from(USAGE);
+        }
+    };
+    if waits {
+        match system.wait_for(paths::RUN, Instant::now() + timeout, ended) {
             Ok(true) => wait_for_files(system),
-            Ok(false) => complain(&format!("the boot had not ended after {}", duration::show(args.timeout))),
+            Ok(false) => complain(&format!("the boot had not ended after {}", duration::show(timeout))),
             Err(error) => complain(&format!("cannot wait for the boot to end: {error}")),
         }
     }
     let status = match current(system) {
         Ok(status) => status,
-        Err(sentence) => {
-            complain(&sentence);
-            return ExitCode::FAILURE;
-        }
+        Err(sentence) => return fail("status", &sentence),
     };
     let mut details = told::details(&status);
     if status.state == State::Disabled && !system.exists(paths::DISABLED) {
         details["boot_status_code"] = "disabled-by-kernel-command-line".into();
     }
-    match args.format {
-        Format::Json => say_json(&details),
-        Format::Yaml => say(&yaml::document(&details)),
-        Format::Tabular => say(&tabular(&details, args)),
+    match text(args, "format") {
+        Some("json") => say_json(&details),
+        Some("yaml") => say(&yaml::document(&details)),
+        _ => say(&tabular(&details, args.get_flag("long"), waits)),
     }
-    exit_code(&status, &details, args.wait)
+    exit_code(&status, &details, waits)
 }
 
 /// Whoever waits reads result.json next, which is written after the agent's own status.
@@ -98,12 +91,12 @@ fn exit_code(status: &Status, details: &Json, waited: bool) -> ExitCode {
     }
 }
 
-fn tabular(details: &Json, args: &Args) -> String {
+fn tabular(details: &Json, long: bool, waited: bool) -> String {
     let field = |name: &str| details[name].as_str().unwrap_or_default().to_owned();
     // Behind the dots that cloud-init prints while it waits.
-    let mut text = if args.wait { "\n".to_owned() } else { String::new() };
+    let mut text = if waited { "\n".to_owned() } else { String::new() };
     text.push_str(&format!("status: {}\n", field("status")));
-    if !args.long {
+    if !long {
         return text;
     }
     text.push_str(&format!("extended_status: {}\n", field("extended_status")));
