@@ -76,7 +76,7 @@ pub fn stages(status: &Status) -> Json {
             "modules-config" => start,
             _ => report.and_then(|report| seconds(report.finished.as_ref()?)),
         };
-        let recoverable = levels(&degrading);
+        let recoverable = levels(degrading);
         let bucket = json!({"errors": errors, "recoverable_errors": recoverable, "start": start, "finished": finished});
         v1.insert(stage.to_owned(), bucket);
     }
@@ -123,20 +123,29 @@ pub fn details(status: &Status) -> Json {
     };
     let times = status.stages.iter().flat_map(|stage| [Some(&stage.started), stage.finished.as_ref()]).flatten();
     let last = times.filter_map(|at| at.parse::<Timestamp>().ok()).max();
-    all["status"] = json!(state);
-    all["extended_status"] = json!(extended);
-    all["boot_status_code"] = json!(code);
-    all["datasource"] = json!(source.trim_start_matches("DataSource").to_lowercase());
-    all["detail"] = json!(detail);
-    all["errors"] = json!(errors);
-    all["recoverable_errors"] = levels(&degrading);
-    all["last_update"] = json!(last.map_or_else(String::new, |at| at.strftime(DATE).to_string()));
+    let text = |text: &str| Json::from(text);
+    for (name, value) in [
+        ("status", text(state)),
+        ("extended_status", text(extended)),
+        ("boot_status_code", text(code)),
+        ("datasource", text(&source.trim_start_matches("DataSource").to_lowercase())),
+        ("detail", text(&detail)),
+        ("last_update", text(&last.map_or_else(String::new, |at| at.strftime(DATE).to_string()))),
+        ("errors", errors.into()),
+        ("recoverable_errors", levels(degrading)),
+    ] {
+        all[name] = value;
+    }
     all
 }
 
 /// cloud-init sorts what degrades by the level of its log.
-fn levels(degrading: &[String]) -> Json {
-    if degrading.is_empty() { json!({}) } else { json!({"WARNING": degrading}) }
+fn levels(degrading: Vec<String>) -> Json {
+    let mut levels = Map::new();
+    if !degrading.is_empty() {
+        levels.insert("WARNING".to_owned(), degrading.into());
+    }
+    Json::Object(levels)
 }
 
 fn seconds(at: &str) -> Option<f64> {

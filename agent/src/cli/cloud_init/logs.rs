@@ -1,5 +1,6 @@
 //! `cloud-init collect-logs`: what tells of this boot, in one archive.
 
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,8 +18,9 @@ const GATHERED: &str = "/run/kiln/collect-logs";
 /// How long a command may take.
 const TIME: Duration = Duration::from_secs(120);
 /// What is copied as it is. None of it holds a secret.
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     paths::STATUS,
+    "/var/lib/kiln/instance/journal.jsonl",
     cloud_init::STATUS,
     cloud_init::RESULT,
     data::PUBLIC,
@@ -45,7 +47,8 @@ fn run(system: &System, args: &ArgMatches) -> ExitCode {
 /// Makes the archive, which root alone may read.
 fn collect(system: &System, tarfile: &Path, userdata: bool) -> ExitCode {
     let made = std::path::absolute(tarfile).map_err(|error| error.to_string()).and_then(|tarfile| {
-        let made = gather(system, userdata).and_then(|folder| pack(system, &folder, &tarfile));
+        let made = gather(system, userdata).map_err(|error| format!("{error}; it needs root"));
+        let made = made.and_then(|folder| pack(system, &folder, &tarfile));
         let cleared = system.remove(GATHERED).map_err(|error| error.to_string());
         made.and(cleared).map(|()| tarfile)
     });
@@ -59,28 +62,22 @@ fn collect(system: &System, tarfile: &Path, userdata: bool) -> ExitCode {
 }
 
 /// Puts all of it into a folder and gives the folder's name.
-fn gather(system: &System, userdata: bool) -> Result<String, String> {
+fn gather(system: &System, userdata: bool) -> io::Result<String> {
     let name = format!("cloud-init-logs-{}", now().strftime("%Y-%m-%d"));
     let put = |path: &str, bytes: &[u8]| {
         let path = format!("{GATHERED}/{name}/{}", path.trim_start_matches('/'));
-        system.write(path, bytes, FileOptions::mode(0o600)).map_err(|error| error.to_string())
+        system.write(path, bytes, FileOptions::mode(0o600))
     };
-    system.remove(GATHERED).map_err(|error| error.to_string())?;
-    system.make_dir(GATHERED, 0o700, None).map_err(|error| error.to_string())?;
+    system.remove(GATHERED)?;
+    system.make_dir(GATHERED, 0o700, None)?;
     put("version", format!("{VERSION}\n").as_bytes())?;
     let secret = [paths::INSTANCE].into_iter().filter(|_| userdata);
     for path in FILES.into_iter().chain(secret) {
         match system.read(path) {
             Ok(bytes) => put(path, &bytes)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(format!("{error}; run it as root")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
-    }
-    if let Ok(names) = system.list(format!("{}/", paths::CURRENT_INSTANCE))
-        && names.iter().any(|name| name == "journal.jsonl")
-    {
-        let path = format!("{}/journal.jsonl", paths::CURRENT_INSTANCE);
-        put(&path, &system.read(&path).map_err(|error| error.to_string())?)?;
     }
     for (file, program, args) in [
         (
