@@ -255,8 +255,10 @@ fn remember(system: &System, report: &Report, instance: &Instance) -> io::Result
     }
 }
 
-/// Whether the agent was told to keep still: by a file, or by `kiln=disabled` on the kernel's command line.
+/// Whether the agent was told to keep still: by a file, or by `kiln=disabled` on the kernel's command line; in
+/// cloud-init's place also in its words.
 pub fn is_disabled(system: &System) -> bool {
     system.exists(paths::DISABLED)
         || system.kernel_command_line().split_whitespace().any(|word| word == "kiln=disabled")
+        || cloud_init::is_disabled(system)
 }

@@ -185,3 +185,21 @@ fn without_the_package_a_boot_leaves_nothing_of_cloud_init() {
     assert_eq!(machine.output("cloud-init", "init").0, Some(0));
     assert!(!machine.root().join("run/cloud-init").exists() && !machine.root().join("var/lib/cloud").exists());
 }
+
+#[test]
+fn a_machine_on_which_cloud_init_is_disabled_stays_as_it_is() {
+    let machine = Machine::new();
+    machine.put("usr/lib/kiln/cloud-init", "");
+    machine.put("etc/cloud/cloud-init.disabled", "");
+    machine.put("var/lib/kiln/seed/nocloud/user-data", "#cloud-config\nwrite_files:\n- {path: /made, content: x}\n");
+    assert_eq!(machine.output("cloud-init", "init").0, Some(0));
+    assert!(!machine.root().join("made").exists());
+    let (code, long) = machine.output("cloud-init", "status --wait --long");
+    assert_eq!(code, Some(0));
+    assert!(long.starts_with("\nstatus: disabled\n") && long.contains("\nboot_status_code: disabled-by-marker-file\n"));
+    fs::remove_file(machine.root().join("etc/cloud/cloud-init.disabled")).unwrap();
+    machine.put("proc/cmdline", "cloud-init=disabled\n");
+    let (_, long) = machine.output("cloud-init", "status --long");
+    assert!(long.contains("\nboot_status_code: disabled-by-kernel-command-line\n"), "{long}");
+    assert_eq!(machine.output("cloud-id", "").0, Some(2));
+}

@@ -19,6 +19,8 @@ pub const INSTALLED: &str = "/usr/lib/kiln/cloud-init";
 /// The cloud-init whose behaviour this is, and whose program this stands for.
 pub const VERSION: &str = concat!("26.2-kiln", env!("CARGO_PKG_VERSION"));
 
+/// When this file exists cloud-init does nothing.
+pub const DISABLED: &str = "/etc/cloud/cloud-init.disabled";
 /// What is true of this boot alone.
 pub const RUN: &str = "/run/cloud-init";
 /// The stages of the boot and their errors, from the first stage on.
@@ -39,6 +41,12 @@ pub const BOOT_FINISHED: &str = "/var/lib/cloud/instance/boot-finished";
 /// Whether the machine's tools take the agent for cloud-init.
 pub fn is_installed(system: &System) -> bool {
     system.is_there(INSTALLED)
+}
+
+/// Whether the machine was told to keep still in cloud-init's words, and stands in its place.
+pub fn is_disabled(system: &System) -> bool {
+    let told = || system.kernel_command_line().split_whitespace().any(|word| word == "cloud-init=disabled");
+    (system.exists(DISABLED) || told()) && is_installed(system)
 }
 
 /// A stage has begun: the boot is not finished, whatever an earlier one left.
@@ -145,6 +153,18 @@ mod tests {
         assert!(!system.read_text(data::PUBLIC).unwrap().contains("hunter2"));
         assert!(system.is_link_to(INSTANCE, "/var/lib/cloud/instances/i_1"));
         assert_eq!(system.read_text(CLOUD_ID).unwrap(), "nocloud\n");
+    }
+
+    #[test]
+    fn it_keeps_still_where_cloud_init_would_and_only_in_its_place() {
+        for (path, text) in [(DISABLED, ""), ("/proc/cmdline", "quiet cloud-init=disabled\n")] {
+            let (tree, system) = machine();
+            system.write(path, text, FileOptions::default()).unwrap();
+            assert!(!is_disabled(&system) && !crate::boot::is_disabled(&system), "{path}");
+            system.write(INSTALLED, "", FileOptions::default()).unwrap();
+            let system = System::new(tree.path());
+            assert!(is_disabled(&system) && crate::boot::is_disabled(&system), "{path}");
+        }
     }
 
     #[test]

@@ -61,7 +61,8 @@ fn run(system: &System, args: &ArgMatches) -> ExitCode {
         Err(sentence) => return fail("status", &sentence),
     };
     let mut details = told::details(&status);
-    if status.state == State::Disabled && !system.exists(paths::DISABLED) {
+    let by_file = || [paths::DISABLED, cloud_init::DISABLED].iter().any(|path| system.exists(path));
+    if status.state == State::Disabled && !by_file() {
         details["boot_status_code"] = "disabled-by-kernel-command-line".into();
     }
     match text(args, "format") {
