@@ -61,11 +61,9 @@ pub fn boot(system: &System, only: Option<Stage>) -> io::Result<Status> {
         tell(cloud_init::stage_began);
         run_stage(system, &report, stage)?;
         report.stage_ended(stage)?;
-        tell(cloud_init::stage_told);
+        tell(if stage == Stage::Final { cloud_init::ended } else { cloud_init::stage_told });
     }
     if report.snapshot().stage == Some(Stage::Final) {
-        report.finish()?;
-        tell(cloud_init::ended);
         ending::show(system, &report.snapshot());
         if ending::go_down(system, &report)? {
             tell(cloud_init::ended);
@@ -182,8 +180,11 @@ impl Turn {
     pub fn has_work(&self, system: &System, config: &Node, scripts: &[Script]) -> bool {
         match self {
             Turn::BuiltIn(handler) => {
-                let finds = |finds: fn(&System, &[Script]) -> bool| finds(system, scripts);
-                handler.always || handler.is_configured(config) || handler.finds.is_some_and(finds)
+                handler.always
+                    || match handler.finds {
+                        Some(finds) => finds(system, config, scripts),
+                        None => handler.is_configured(config),
+                    }
             }
             Turn::External(_) | Turn::NotDone(_) => true,
         }
@@ -237,10 +238,10 @@ pub fn turns(system: &System, stage: Stage, config: &Node) -> Vec<Turn> {
 fn remember(system: &System, report: &Report, instance: &Instance) -> io::Result<()> {
     // The user-data may hold secrets.
     system.write(paths::INSTANCE, serde_json::to_vec(instance)?, FileOptions::mode(0o600))?;
-    report.update(|status| {
+    report.amend(|status| {
         status.instance_id = Some(instance.id.clone());
         status.source = Some(instance.source.clone());
-    })?;
+    });
     if cloud_init::is_installed(system) {
         cloud_init::keep(system, instance);
     }

@@ -9,10 +9,7 @@ use kiln_schema::status::{OutcomeKind, Reason, Status};
 
 use crate::report::Report;
 use crate::system::{RunError, System};
-use crate::worker::Worker;
 
-/// A console that takes no characters must not hold up a boot that has ended.
-const CONSOLE_TIME: Duration = Duration::from_secs(5);
 /// Handlers that are named as the slowest.
 const SLOWEST: usize = 3;
 /// Characters of a line on the console.
@@ -23,15 +20,8 @@ pub fn show(system: &System, status: &Status) {
     if !system.has_console() {
         return;
     }
-    let (system, text) = (system.clone(), lines(status));
-    match Worker::start() {
-        Ok(worker) => {
-            worker.give(move || system.print_to_console(&text));
-            if !matches!(worker.wait(CONSOLE_TIME), Some(Ok(Ok(())))) {
-                tracing::warn!("the end of the boot could not be shown on the console");
-            }
-        }
-        Err(error) => tracing::warn!("the end of the boot could not be shown on the console: {error}"),
+    if let Err(error) = system.print_to_console(&lines(status)) {
+        tracing::warn!("the end of the boot could not be shown on the console: {error}");
     }
 }
 

@@ -2,14 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use kiln_agent::cli;
 
 fn main() -> ExitCode {
     if let Some(code) = cli::cloud_init::answer(std::env::args_os().next().as_deref()) {
         return code;
     }
-    let cli = match cli::Cli::try_parse() {
+    let cli = match cli::Cli::read() {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();

@@ -61,14 +61,25 @@ impl Report {
     /// # Errors
     /// When /run cannot be written.
     pub fn update(&self, change: impl FnOnce(&mut Status)) -> io::Result<()> {
+        self.change(change).map(drop)
+    }
+
+    /// The same, and gives what was written.
+    fn change(&self, change: impl FnOnce(&mut Status)) -> io::Result<Vec<u8>> {
         let mut status = self.locked();
         change(&mut status);
         if !self.written {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut text = serde_json::to_vec(&*status)?;
         text.push(b'\n');
-        self.system.write(paths::STATUS, text, FileOptions::mode(0o644))
+        self.system.write(paths::STATUS, &text, FileOptions::mode(0o644))?;
+        Ok(text)
+    }
+
+    /// Changes the status; the next write takes it to the file.
+    pub fn amend(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.locked());
     }
 
     /// Writes out what was noted.
@@ -125,16 +136,15 @@ impl Report {
         })
     }
 
-    /// Says that a stage has run to its end.
+    /// Says that a stage has run to its end; with the last one, the boot is closed.
     ///
     /// # Errors
     /// When /run cannot be written.
     pub fn stage_ended(&self, stage: Stage) -> io::Result<()> {
-        self.update(|status| {
-            for ended in status.stages.iter_mut().filter(|s| s.name == stage) {
-                ended.finished = Some(now().to_string());
-            }
-        })
+        for ended in self.locked().stages.iter_mut().filter(|s| s.name == stage) {
+            ended.finished = Some(now().to_string());
+        }
+        if stage == Stage::Final { self.finish() } else { self.write() }
     }
 
     /// Closes the boot: sets the verdict and copies the status to the instance's folder.
@@ -144,12 +154,9 @@ impl Report {
     /// # Errors
     /// When /run cannot be written.
     pub fn finish(&self) -> io::Result<()> {
-        self.close()?;
-        let status = self.snapshot();
-        let Some(id) = &status.instance_id else { return Ok(()) };
-        let mut text = serde_json::to_vec(&status)?;
-        text.push(b'\n');
-        let kept = self.system.write(instance_folder(id) + "/status.json", text, FileOptions::mode(0o644));
+        let text = self.close()?;
+        let Some(id) = self.locked().instance_id.clone() else { return Ok(()) };
+        let kept = self.system.write(instance_folder(&id) + "/status.json", text, FileOptions::mode(0o644));
         if let Err(error) = kept {
             self.diagnostics(vec![Diagnostic::error(paths::STATE, format!("cannot be written: {error}"))])?;
             self.close()?;
@@ -157,8 +164,8 @@ impl Report {
         Ok(())
     }
 
-    fn close(&self) -> io::Result<()> {
-        self.update(|status| {
+    fn close(&self) -> io::Result<Vec<u8>> {
+        self.change(|status| {
             let new = cut_short(status).into_iter().filter(|finding| !status.diagnostics.contains(finding));
             let new: Vec<Diagnostic> = new.collect();
             status.diagnostics.extend(new);

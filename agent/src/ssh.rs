@@ -185,16 +185,16 @@ pub fn sshd_setting(system: &System, keyword: &str) -> Vec<String> {
 /// Every occurrence of a keyword, in the order in which sshd reads them.
 pub fn sshd_settings(system: &System, keyword: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
-    for words in lines_of(&system.read_text(SSHD_CONFIG).unwrap_or_default()) {
-        let [first, values @ ..] = &words[..] else { continue };
+    let owned = |values: &str| values_of(values).map(str::to_owned).collect();
+    for (first, values) in lines_of(&system.read_text(SSHD_CONFIG).unwrap_or_default()) {
         if first.eq_ignore_ascii_case(keyword) {
-            found.push(values.to_vec());
-        } else if first.eq_ignore_ascii_case("Include") && values.iter().any(|v| includes_dropins(v)) {
+            found.push(owned(values));
+        } else if includes_dropins(first, values) {
             let names = system.list(SSHD_CONFIG_DROPINS).unwrap_or_default();
             for name in names.iter().filter(|name| name.ends_with(".conf")) {
                 let text = system.read_text(format!("{SSHD_CONFIG_DROPINS}/{name}")).unwrap_or_default();
-                let lines = lines_of(&text).into_iter().filter(|words| words[0].eq_ignore_ascii_case(keyword));
-                found.extend(lines.map(|words| words[1..].to_vec()));
+                let lines = lines_of(&text).filter(|(first, _)| first.eq_ignore_ascii_case(keyword));
+                found.extend(lines.map(|(_, values)| owned(values)));
             }
         }
     }
@@ -204,24 +204,27 @@ pub fn sshd_settings(system: &System, keyword: &str) -> Vec<Vec<String>> {
 /// Whether sshd reads [`SSHD_CONFIG_DROPINS`].
 pub fn reads_dropins(system: &System) -> bool {
     let text = system.read_text(SSHD_CONFIG).unwrap_or_default();
-    lines_of(&text)
-        .iter()
-        .any(|words| words[0].eq_ignore_ascii_case("Include") && words[1..].iter().any(|v| includes_dropins(v)))
+    lines_of(&text).any(|(first, values)| includes_dropins(first, values))
 }
 
-fn includes_dropins(value: &str) -> bool {
-    value.trim_matches('"') == "/etc/ssh/sshd_config.d/*.conf" || value.trim_matches('"') == "sshd_config.d/*.conf"
+fn includes_dropins(keyword: &str, values: &str) -> bool {
+    let includes = ["/etc/ssh/sshd_config.d/*.conf", "sshd_config.d/*.conf"];
+    keyword.eq_ignore_ascii_case("Include")
+        && values_of(values).any(|value| includes.contains(&value.trim_matches('"')))
 }
 
-/// The lines before the first `Match`, each as its words; `Keyword=value` counts as two.
-fn lines_of(text: &str) -> Vec<Vec<String>> {
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let words = lines.map(|line| {
-        let (keyword, rest) = line.split_once([' ', '\t', '=']).unwrap_or((line, ""));
-        let rest = rest.trim_start_matches([' ', '\t', '=']).split_whitespace().take_while(|w| !w.starts_with('#'));
-        std::iter::once(keyword).chain(rest).map(str::to_owned).collect::<Vec<_>>()
-    });
-    words.take_while(|words| !words[0].eq_ignore_ascii_case("Match")).collect()
+/// The lines before the first `Match`, each as its keyword and the rest.
+fn lines_of(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    // Most lines are comments.
+    let lines = text.lines().filter(|line| !line.starts_with('#')).map(str::trim);
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let split = lines.map(|line| line.split_once([' ', '\t', '=']).unwrap_or((line, "")));
+    split.take_while(|(keyword, _)| !keyword.eq_ignore_ascii_case("Match"))
+}
+
+/// The values in the rest of a line. `Keyword=value` is a spelling too.
+fn values_of(rest: &str) -> impl Iterator<Item = &str> {
+    rest.trim_start_matches([' ', '\t', '=']).split_whitespace().take_while(|word| !word.starts_with('#'))
 }
 
 /// What is so until sshd has taken up new host keys.

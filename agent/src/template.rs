@@ -298,7 +298,7 @@ mod tests {
                 "{% set x = 'x' * 1000000 %}{% for i in range(1000) %}{{ x }}{% endfor %}",
                 "hosts: the text becomes larger than 16 MiB",
             ),
-            ("{% include '/etc/shadow' %}", "hosts line 1: template not found"),
+            ("{% include '/etc/shadow' %}", "hosts line 1: syntax error: unknown statement include"),
         ] {
             let error = render("hosts", text, &known()).unwrap_err();
             assert!(error.starts_with(expected), "{text}: {error}");

@@ -72,6 +72,35 @@ pub enum Command {
     Completions(manual::CompletionsArgs),
 }
 
+/// The one command of the units. They run it three times a boot, and to set up all the others each time
+/// would be a good part of what a stage costs.
+#[derive(Debug, Parser)]
+struct OfUnit {
+    #[command(subcommand)]
+    command: OnlyBoot,
+}
+
+#[derive(Debug, Subcommand)]
+enum OnlyBoot {
+    Boot(boot::Args),
+}
+
+impl Cli {
+    /// Reads the program's command line.
+    ///
+    /// # Errors
+    /// What is wrong with it, or the help that was asked for.
+    pub fn read() -> Result<Self, clap::Error> {
+        if std::env::args_os().nth(1).is_some_and(|command| command == "boot") {
+            // Whatever else it may be, the whole reader tells.
+            if let Ok(OfUnit { command: OnlyBoot::Boot(args) }) = OfUnit::try_parse() {
+                return Ok(Cli { root: "/".into(), command: Command::Boot(args) });
+            }
+        }
+        Self::try_parse()
+    }
+}
+
 /// A stage on the command line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Stage {

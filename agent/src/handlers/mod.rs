@@ -208,6 +208,9 @@ impl From<RunError> for Failure {
 /// What `run` of a handler may end with: `?` works on files, commands and failures.
 pub type Handled = Result<Outcome, Failure>;
 
+/// Looks for work of a handler on the machine, in the configuration or among the scripts.
+pub type Finds = fn(&System, &Node, &[Script]) -> bool;
+
 /// One thing that the agent does with the user-data.
 pub trait Handler: 'static {
     /// The name in the status, in `/var/lib/kiln/data` and on the command line.
@@ -222,8 +225,8 @@ pub trait Handler: 'static {
     const TIMEOUT: Duration = Duration::from_secs(300);
     /// It runs also when none of its keys is in the user-data.
     const ALWAYS: bool = false;
-    /// It also runs when this finds work for it, on the machine or among the scripts.
-    const FINDS: Option<fn(&System, &[Script]) -> bool> = None;
+    /// What says whether there is work for it, where it is not the presence of its keys.
+    const FINDS: Option<Finds> = None;
     /// It tells how the boot went, so it runs after everything else, external handlers too.
     const TELLS: bool = false;
 
@@ -266,7 +269,7 @@ pub struct Entry {
     /// See [`Handler::ALWAYS`].
     pub always: bool,
     /// See [`Handler::FINDS`].
-    pub finds: Option<fn(&System, &[Script]) -> bool>,
+    pub finds: Option<Finds>,
     /// See [`Handler::TELLS`].
     pub tells: bool,
     keys: fn() -> &'static [&'static str],

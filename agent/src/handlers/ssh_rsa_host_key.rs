@@ -6,7 +6,7 @@ use kiln_schema::status::{Reason, Stage};
 use serde_json::json;
 
 use super::ssh_host_keys::{Config, Kind, generate, has_sshd};
-use super::{Frequency, Handled, Handler, Outcome};
+use super::{Finds, Frequency, Handled, Handler, Outcome, read_keys};
 use crate::context::Context;
 use crate::ssh;
 
@@ -19,7 +19,11 @@ impl Handler for SshRsaHostKey {
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Instance;
     const TIMEOUT: Duration = Duration::from_secs(120);
-    const ALWAYS: bool = true;
+    const FINDS: Option<Finds> = Some(|system, config, _| {
+        let asked = config.get("ssh_genkeytypes").is_some();
+        let plans = || read_keys::<Config>(config).value.is_none_or(|config| config.plan(system).1);
+        (asked || has_sshd(system)) && !Kind::Rsa.is_there(system) && plans()
+    });
     type Config = Config;
 
     fn run(config: &Config, context: &mut Context) -> Handled {

@@ -9,6 +9,7 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kiln_schema::diagnostic::{Diagnostic, nearest};
+use kiln_schema::paths;
 use kiln_schema::status::{Reason, Stage};
 use kiln_schema::yaml::{self, Each, Mode, Node};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -16,7 +17,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use serde_json::{Value as Json, json};
 
-use super::{Failure, Frequency, Handled, Handler, Outcome, check, items};
+use super::{Failure, Finds, Frequency, Handled, Handler, Outcome, check, items};
 use crate::context::Context;
 use crate::report::instance_folder;
 use crate::system::FileOptions;
@@ -161,6 +162,11 @@ impl Handler for WriteFilesDeferred {
     const SUMMARY: &'static str = "Writes the files that wait for their owner or for the end";
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Instance;
+    const FINDS: Option<Finds> = Some(|system, config, _| {
+        let deferred = |file: &Node| file.get("defer").is_some();
+        items(config, "write_files").iter().any(deferred)
+            || system.exists(format!("{}/{WAITING}", paths::CURRENT_INSTANCE))
+    });
     type Config = Config;
 
     fn run(_: &Config, context: &mut Context) -> Handled {
@@ -181,9 +187,11 @@ impl Handler for WriteFilesDeferred {
     }
 }
 
-/// Where the first pass tells the second which files wait for their owner.
+/// Where the first pass tells the second which files wait for their owner, in the instance's folder.
+const WAITING: &str = "write_files.waiting";
+
 fn waiting(context: &Context) -> String {
-    instance_folder(&context.instance.id) + "/write_files.waiting"
+    format!("{}/{WAITING}", instance_folder(&context.instance.id))
 }
 
 struct Place {

@@ -2,15 +2,20 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::System;
 
 /// What the kernel's messages go to as well.
 const CONSOLE: &str = "/dev/console";
+/// A console that takes no characters must not hold up a boot.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl System {
     /// Whether there is a console that somebody could read.
@@ -21,16 +26,37 @@ impl System {
     /// Writes to the console, past every log.
     ///
     /// # Errors
-    /// The system's error, with the path in its text; also that there is no console.
+    /// The system's error, with the path in its text; also that there is no console, or that it takes nothing.
     pub fn print_to_console(&self, text: &str) -> io::Result<()> {
-        let open = || {
+        let print = || {
             // The agent must not become the owner of a terminal, and makes no file where there is no console.
-            let mut console =
-                OpenOptions::new().append(true).custom_flags(libc::O_NOCTTY).open(self.followed(Path::new(CONSOLE)))?;
-            console.write_all(text.as_bytes())
+            let flags = libc::O_NOCTTY | libc::O_NONBLOCK;
+            let path = self.followed(Path::new(CONSOLE));
+            write_within(&OpenOptions::new().append(true).custom_flags(flags).open(path)?, text.as_bytes(), PATIENCE)
         };
-        open().map_err(|error: io::Error| io::Error::new(error.kind(), format!("{CONSOLE}: {error}")))
+        print().map_err(|error: io::Error| io::Error::new(error.kind(), format!("{CONSOLE}: {error}")))
     }
+}
+
+/// Writes all of `text` to a file that does not block.
+fn write_within(mut file: &File, mut text: &[u8], limit: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + limit;
+    while !text.is_empty() {
+        match file.write(text) {
+            Ok(written) => text = &text[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+                let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+                if poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLOUT)], left)? == 0 {
+                    let message = format!("it took nothing for {} s", limit.as_secs());
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Bytes that nobody can guess.
@@ -59,6 +85,15 @@ mod tests {
         system.print_to_console("one\n").unwrap();
         system.print_to_console("two\n").unwrap();
         assert_eq!(system.read_text(CONSOLE).unwrap(), "boot\none\ntwo\n");
+    }
+
+    #[test]
+    fn a_console_that_takes_nothing_is_given_up() {
+        let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK).unwrap();
+        let text = vec![b'x'; 1 << 20];
+        let error = write_within(&File::from(writer), &text, Duration::from_millis(20)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(reader);
     }
 
     #[test]

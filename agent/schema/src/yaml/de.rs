@@ -123,9 +123,23 @@ fn stands_at(place: &Place, error: &Diagnostic) -> bool {
 
 /// The names of the fields of a struct: the keys that it reads.
 pub fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
+    /// What stops the reading. It says nothing: every boot stops once for each handler, and text costs.
+    #[derive(Debug)]
+    struct Stop;
+    impl fmt::Display for Stop {
+        fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("only the names were wanted")
+        }
+    }
+    impl std::error::Error for Stop {}
+    impl de::Error for Stop {
+        fn custom<T: fmt::Display>(_: T) -> Self {
+            Stop
+        }
+    }
     struct Names<'a>(&'a mut &'static [&'static str]);
     impl<'de> Deserializer<'de> for Names<'_> {
-        type Error = de::value::Error;
+        type Error = Stop;
 
         fn deserialize_struct<V: Visitor<'de>>(
             self,
@@ -134,11 +148,11 @@ pub fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
             _: V,
         ) -> Result<V::Value, Self::Error> {
             *self.0 = fields;
-            Err(de::Error::custom("only the names were wanted"))
+            Err(Stop)
         }
 
         fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
-            Err(de::Error::custom("not a struct"))
+            Err(Stop)
         }
 
         serde::forward_to_deserialize_any! {

@@ -7,8 +7,7 @@ use kiln_schema::status::Stage;
 use super::run::{self, Program};
 use super::{NoKeys, When};
 use crate::context::Context;
-use crate::handlers::{Frequency, Handled, Handler};
-use crate::system::System;
+use crate::handlers::{Finds, Frequency, Handled, Handler};
 use crate::userdata::Script;
 
 /// Runs the boothooks.
@@ -19,8 +18,7 @@ impl Handler for Boothooks {
     const SUMMARY: &'static str = "Runs boothooks at every boot, before anything else";
     const STAGE: Stage = Stage::Init;
     const FREQUENCY: Frequency = Frequency::Boot;
-    const FINDS: Option<fn(&System, &[Script]) -> bool> =
-        Some(|_, scripts| scripts.iter().any(|script| script.when == When::Hook));
+    const FINDS: Option<Finds> = Some(|_, _, scripts| scripts.iter().any(|script| script.when == When::Hook));
     /// The stage holds up the boot.
     const TIMEOUT: Duration = Duration::from_secs(120);
     type Config = NoKeys;

@@ -10,7 +10,7 @@ use kiln_schema::status::Stage;
 use super::run::{self, Program};
 use super::{NoKeys, TIMEOUT, When};
 use crate::context::Context;
-use crate::handlers::{Frequency, Handled, Handler};
+use crate::handlers::{Finds, Frequency, Handled, Handler};
 use crate::system::System;
 use crate::userdata::Script;
 
@@ -26,8 +26,7 @@ impl Handler for ScriptsPerBoot {
     const SUMMARY: &'static str = "Runs the scripts of every boot, in the order of names";
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Boot;
-    const FINDS: Option<fn(&System, &[Script]) -> bool> =
-        Some(|system, scripts| finds(system, scripts, When::EveryBoot, "per-boot"));
+    const FINDS: Option<Finds> = Some(|system, _, scripts| finds(system, scripts, When::EveryBoot, "per-boot"));
     const TIMEOUT: Duration = TIMEOUT;
     type Config = NoKeys;
 
@@ -41,8 +40,8 @@ impl Handler for ScriptsPerInstance {
     const SUMMARY: &'static str = "Runs the scripts of each instance, in the order of names";
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Instance;
-    const FINDS: Option<fn(&System, &[Script]) -> bool> =
-        Some(|system, scripts| finds(system, scripts, When::OnceAnInstance, "per-instance"));
+    const FINDS: Option<Finds> =
+        Some(|system, _, scripts| finds(system, scripts, When::OnceAnInstance, "per-instance"));
     const TIMEOUT: Duration = TIMEOUT;
     type Config = NoKeys;
 
@@ -56,8 +55,7 @@ impl Handler for ScriptsPerOnce {
     const SUMMARY: &'static str = "Runs the scripts of the disk, in the order of names";
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Once;
-    const FINDS: Option<fn(&System, &[Script]) -> bool> =
-        Some(|system, scripts| finds(system, scripts, When::OnceADisk, "per-once"));
+    const FINDS: Option<Finds> = Some(|system, _, scripts| finds(system, scripts, When::OnceADisk, "per-once"));
     const TIMEOUT: Duration = TIMEOUT;
     type Config = NoKeys;
 
@@ -104,6 +102,8 @@ fn run(context: &Context, when: When, folder: &str) -> Handled {
 
 #[cfg(test)]
 mod tests {
+    use kiln_schema::yaml::{Node, Place};
+
     use super::*;
     use crate::handlers::Outcome;
     use crate::system::FileOptions;
@@ -148,7 +148,8 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
         let part = Script { name: "a".into(), body: Vec::new(), when: When::OnceADisk, of_vendor: false };
-        let finds = |scripts: &[Script]| ScriptsPerOnce::FINDS.is_some_and(|finds| finds(&system, scripts));
+        let nothing = Node::empty_map(Place::whole("user-data"));
+        let finds = |scripts: &[Script]| ScriptsPerOnce::FINDS.is_some_and(|finds| finds(&system, &nothing, scripts));
         assert!(!finds(&[]) && finds(&[part]));
         system.make_dir("/var/lib/cloud/scripts/per-once/folder", 0o755, None).unwrap();
         assert!(!finds(&[]));

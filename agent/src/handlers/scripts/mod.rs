@@ -11,7 +11,7 @@ use kiln_schema::status::Stage;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Frequency, Handled, Handler};
+use super::{Finds, Frequency, Handled, Handler};
 use crate::context::Context;
 use crate::userdata::{Script, When};
 
@@ -40,7 +40,7 @@ impl Handler for Scripts {
     const SUMMARY: &'static str = "Runs the user-data's scripts once, in the order of names";
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Instance;
-    const ALWAYS: bool = true;
+    const FINDS: Option<Finds> = Some(|_, _, scripts| of(scripts, When::Last, false).next().is_some());
     const TIMEOUT: Duration = TIMEOUT;
     type Config = NoKeys;
 

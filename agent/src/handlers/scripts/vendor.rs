@@ -10,8 +10,7 @@ use serde::Deserialize;
 use super::run;
 use super::{TIMEOUT, When, of};
 use crate::context::Context;
-use crate::handlers::{Frequency, Handled, Handler};
-use crate::system::System;
+use crate::handlers::{Finds, Frequency, Handled, Handler};
 use crate::userdata::Script;
 
 /// Runs the vendor's scripts.
@@ -47,8 +46,7 @@ impl Handler for ScriptsVendor {
     const SUMMARY: &'static str = "Runs the vendor-data's scripts once, before all others";
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Instance;
-    const FINDS: Option<fn(&System, &[Script]) -> bool> =
-        Some(|_, scripts| of(scripts, When::Last, true).next().is_some());
+    const FINDS: Option<Finds> = Some(|_, _, scripts| of(scripts, When::Last, true).next().is_some());
     const TIMEOUT: Duration = TIMEOUT;
     type Config = Config;
 

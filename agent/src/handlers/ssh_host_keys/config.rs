@@ -150,6 +150,9 @@ impl Config {
     /// without any key, so RSA is made at once where it is the only kind that sshd would have.
     pub fn plan(&self, system: &System) -> (Vec<Kind>, bool) {
         let (kinds, _) = self.wanted(system);
+        if !kinds.contains(&Kind::Rsa) {
+            return (kinds, false);
+        }
         let paths: Vec<String> = ssh::sshd_settings(system, "HostKey").into_iter().flatten().collect();
         let offered = |kind: &Kind| paths.is_empty() || paths.contains(&kind.path());
         let rsa_alone = !kinds.iter().any(|kind| *kind != Kind::Rsa && offered(kind));

@@ -9,6 +9,9 @@ use crate::system::{FileOptions, RunError};
 /// Rules of the users that the agent made. It has the name of cloud-init's file, which people remove
 /// and replace by that name.
 const RULES: &str = "/etc/sudoers.d/90-cloud-init-users";
+/// The rule of every default user. Alone in the file it needs no check, which would cost each first boot
+/// a process.
+const EVERYTHING: &str = "ALL=(ALL) NOPASSWD:ALL";
 /// The file that includes it.
 const SUDOERS: &str = "/etc/sudoers";
 
@@ -25,22 +28,34 @@ pub fn set(context: &Context, user: &str, rules: &[&str]) -> Result<(), Failure>
     if text == old {
         return Ok(());
     }
-    let visudo = context.command("visudo").args(["-c", "-f", "-"]).input(text.clone());
-    match context.run(&visudo) {
-        Ok(done) if done.success() => {}
-        Ok(done) => {
-            let said = done.last_lines(10).into_iter().next().unwrap_or_else(|| done.ending());
-            let said = said.trim_start_matches(">>> ").trim_end_matches(" <<<").to_owned();
-            let message = format!("visudo refuses its sudo rules, so they are not installed: {said}");
-            return Err(Failure::new(Reason::Config, message));
-        }
-        Err(RunError::Missing(_)) => {}
-        Err(error) => return Err(error.into()),
+    if !(old.is_empty() && rules == [EVERYTHING] && is_plain(user)) {
+        check(context, &text)?;
     }
     include(context)?;
     context.system.make_dir("/etc/sudoers.d", 0o750, None)?;
     context.system.write(RULES, text, FileOptions::mode(0o440).durable())?;
     Ok(())
+}
+
+fn check(context: &Context, rules: &str) -> Result<(), Failure> {
+    let visudo = context.command("visudo").args(["-c", "-f", "-"]).input(rules);
+    match context.run(&visudo) {
+        Ok(done) if done.success() => Ok(()),
+        Ok(done) => {
+            let said = done.last_lines(10).into_iter().next().unwrap_or_else(|| done.ending());
+            let said = said.trim_start_matches(">>> ").trim_end_matches(" <<<").to_owned();
+            let message = format!("visudo refuses its sudo rules, so they are not installed: {said}");
+            Err(Failure::new(Reason::Config, message))
+        }
+        Err(RunError::Missing(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether a name means itself in a file of sudo: no `%group`, no `#id`, no alias in capitals.
+fn is_plain(user: &str) -> bool {
+    user.starts_with(|c: char| c.is_ascii_lowercase())
+        && user.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_')
 }
 
 /// The file with the rules of one user replaced: a comment, and after a blank line a block for each user.
@@ -121,5 +136,17 @@ mod tests {
         assert_eq!(failure.reason, Reason::Config);
         assert!(failure.message.starts_with("visudo refuses its sudo rules, so they are not installed: stdin:7:"));
         assert_eq!(context.system.read_text(RULES).unwrap(), good);
+    }
+
+    #[test]
+    fn a_name_that_means_more_than_itself_is_never_taken_unchecked() {
+        for name in ["%wheel", "#1000", "ALL", "Admin", "a b", "a=b", "", "-x", "a,b"] {
+            assert!(!is_plain(name), "{name}");
+        }
+        assert!(["admin", "ec2-user", "user_1"].into_iter().all(is_plain));
+        let tree = tempfile::tempdir().unwrap();
+        let Some(context) = crate::testing::machine(tree.path(), &["/usr/sbin/visudo"], "{}") else { return };
+        // What is not checked would pass.
+        check(&context, &with_rules("", "ec2-user", &[EVERYTHING])).unwrap();
     }
 }
