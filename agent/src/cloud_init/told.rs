@@ -20,10 +20,12 @@ const STAGES: [(&str, Stage); 4] = [
 const CLASSES: &[(&str, &str)] = &[
     ("azure", "Azure"),
     ("configdrive", "ConfigDrive"),
+    ("digitalocean", "DigitalOcean"),
     ("ec2", "Ec2Local"),
     ("gce", "GCELocal"),
     ("nocloud", "NoCloud"),
     ("openstack", "OpenStackLocal"),
+    ("vmware", "VMware"),
 ];
 
 /// A source by the name of its class.

@@ -141,7 +141,7 @@ fn arg(option: &Opt) -> Arg {
     if option.value.ends_with("...") {
         arg = arg.action(ArgAction::Append).num_args(1..);
     }
-    arg.value_name(option.value)
+    arg.value_name(option.value.trim_end_matches('.'))
 }
 
 /// The value of an option.

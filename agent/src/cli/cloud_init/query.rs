@@ -28,7 +28,7 @@ Exit codes:
         value("format", 'f', "TEMPLATE", "Fill in this jinja template"),
         value("instance-data", 'i', "FILE", "Read this file in the place of the instance's own data"),
         value("user-data", 'u', "FILE", "Read this file in the place of the instance's user-data"),
-        value("vendor-data", ' ', "FILE", "Read this file in the place of the instance's vendor-data"),
+        value("vendor-data", 'v', "FILE", "Read this file in the place of the instance's vendor-data"),
         value("varname", '.', "VARNAME", "What to tell, such as v1.local_hostname, ds.meta_data, userdata"),
     ],
     run,
