@@ -9,6 +9,7 @@ use kiln_schema::paths;
 use kiln_schema::status::{Stage, State, Status};
 use kiln_schema::yaml::Node;
 
+use crate::cloud_init;
 use crate::config::Config;
 use crate::context::Context;
 use crate::datasources::{self, Instance, Search};
@@ -49,14 +50,23 @@ pub fn boot(system: &System, only: Option<Stage>) -> io::Result<Status> {
         report.update(|status| status.state = State::Disabled)?;
         return Ok(report.snapshot());
     }
+    let in_its_place = cloud_init::is_installed(system);
+    let tell = |told: fn(&System, &Status)| {
+        if in_its_place {
+            told(system, &report.snapshot());
+        }
+    };
     for stage in Stage::ALL.into_iter().filter(|stage| only.is_none_or(|only| only == *stage)) {
         report.stage_began(stage)?;
+        tell(cloud_init::stage_began);
         run_stage(system, &report, stage)?;
         report.stage_ended(stage)?;
+        tell(if stage == Stage::Final { cloud_init::ended } else { cloud_init::stage_told });
     }
     if report.snapshot().stage == Some(Stage::Final) {
         ending::show(system, &report.snapshot());
         if ending::go_down(system, &report)? {
+            tell(cloud_init::ended);
             ending::show(system, &report.snapshot());
         }
     }
@@ -184,7 +194,8 @@ impl Turn {
         matches!(self, Turn::BuiltIn(handler) if handler.tells)
     }
 
-    fn step(&self) -> Step<'_> {
+    /// The turn as the runner takes it.
+    pub fn step(&self) -> Step<'_> {
         match self {
             Turn::BuiltIn(handler) => Step {
                 name: handler.name,
@@ -231,6 +242,9 @@ fn remember(system: &System, report: &Report, instance: &Instance) -> io::Result
         status.instance_id = Some(instance.id.clone());
         status.source = Some(instance.source.clone());
     });
+    if cloud_init::is_installed(system) {
+        cloud_init::keep(system, instance);
+    }
     let folder = report::instance_folder(&instance.id);
     if let Some(earlier) = system.link_target(paths::CURRENT_INSTANCE).filter(|earlier| *earlier != *folder) {
         let earlier = earlier.file_name().unwrap_or_default().display();
@@ -249,8 +263,10 @@ fn remember(system: &System, report: &Report, instance: &Instance) -> io::Result
     }
 }
 
-/// Whether the agent was told to keep still: by a file, or by `kiln=disabled` on the kernel's command line.
+/// Whether the agent was told to keep still: by a file, or by `kiln=disabled` on the kernel's command line; in
+/// cloud-init's place also in its words.
 pub fn is_disabled(system: &System) -> bool {
     system.exists(paths::DISABLED)
         || system.kernel_command_line().split_whitespace().any(|word| word == "kiln=disabled")
+        || cloud_init::is_disabled(system)
 }

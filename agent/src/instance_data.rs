@@ -48,6 +48,8 @@ fn v1(system: &System, instance: &Instance) -> Map<String, Json> {
         ("availability_zone", instance.zone.as_deref().and_then(text)),
         ("public_ssh_keys", Some(json!(instance.public_keys))),
         ("distro", text(&system.distro().id)),
+        ("distro_version", text(&system.distro().version)),
+        ("distro_release", text(&system.distro().codename)),
         ("variant", text(&system.distro().id)),
         ("machine", text(std::env::consts::ARCH)),
         ("kernel_release", file("/proc/sys/kernel/osrelease")),
@@ -83,7 +85,13 @@ mod tests {
     fn documents_for_cloud_init_find_their_variables() {
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
-        system.write("/etc/os-release", "ID=debian\n", crate::system::FileOptions::default()).unwrap();
+        system
+            .write(
+                "/etc/os-release",
+                "ID=debian\nVERSION_ID=12\nVERSION_CODENAME=bookworm\n",
+                crate::system::FileOptions::default(),
+            )
+            .unwrap();
         let instance = Instance {
             hostname: Some("ip-10-0-0-1.ec2.internal".into()),
             region: Some("eu-west-1".into()),
@@ -103,6 +111,8 @@ mod tests {
             ("v1.availability_zone", "eu-west-1a"),
             ("v1.cloud_name", "aws"),
             ("v1.distro", "debian"),
+            ("distro_release", "bookworm"),
+            ("v1.distro_version", "12"),
             ("availability_zone", "eu-west-1a"),
             ("instance_id", "i-1"),
             ("zone", "eu-west-1a"),
@@ -123,7 +133,7 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         let variables = variables(&System::new(tree.path()), &Instance::new("nocloud", "i-1"));
         assert_eq!(variables["v1"]["cloud_name"], "nocloud");
-        for name in ["region", "local_hostname", "distro"] {
+        for name in ["region", "local_hostname", "distro", "distro_release"] {
             assert_eq!(variables["v1"].get(name), None, "{name}");
         }
     }

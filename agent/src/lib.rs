@@ -11,12 +11,15 @@
 //!
 //! Shared by handlers: `names` (the machine's two names), `distro`, `template`, `ssh`.
 //!
+//! `cloud_init` writes the files of cloud-init that other tools read, where the agent is in its place.
+//!
 //! `system` is the only code that touches files and runs commands, `net` the only one that speaks to
 //! the network, `cli` what a person types.
 
 pub mod authorized_keys;
 pub mod boot;
 pub mod cli;
+pub mod cloud_init;
 pub mod config;
 pub mod context;
 pub mod datasources;

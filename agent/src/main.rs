@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use kiln_agent::cli;
 
 fn main() -> ExitCode {
+    if let Some(code) = cli::cloud_init::answer(std::env::args_os().next().as_deref()) {
+        return code;
+    }
     let cli = match cli::Cli::read() {
         Ok(cli) => cli,
         Err(error) => {

@@ -15,6 +15,8 @@ pub struct Report {
     system: System,
     status: Arc<Mutex<Status>>,
     last_act: Arc<Mutex<Option<LastAct>>>,
+    /// Changes go to the file.
+    written: bool,
 }
 
 /// What the agent does when everything is told: it takes the machine down.
@@ -31,7 +33,12 @@ impl Report {
         let boot_id = system.boot_id();
         let fresh = || Status::new(env!("CARGO_PKG_VERSION"), boot_id);
         let status = read(system).filter(|status| status.boot_id == boot_id).unwrap_or_else(fresh);
-        Report { system: system.clone(), status: Arc::new(Mutex::new(status)), last_act: Arc::default() }
+        Report { system: system.clone(), status: Arc::new(Mutex::new(status)), last_act: Arc::default(), written: true }
+    }
+
+    /// The status of this boot for work outside of it, whose reports never reach the file.
+    pub fn apart(system: &System) -> Self {
+        Report { written: false, ..Self::begin(system) }
     }
 
     /// Keeps what is to be done when everything is told.
@@ -61,6 +68,9 @@ impl Report {
     fn change(&self, change: impl FnOnce(&mut Status)) -> io::Result<Vec<u8>> {
         let mut status = self.locked();
         change(&mut status);
+        if !self.written {
+            return Ok(Vec::new());
+        }
         let mut text = serde_json::to_vec(&*status)?;
         text.push(b'\n');
         self.system.write(paths::STATUS, &text, FileOptions::mode(0o644))?;

@@ -1,8 +1,9 @@
 #!/bin/bash
-# Installs the agent's package into a stock Debian and takes it out again, and looks at the tree.
+# Installs the agent's packages into a stock Debian and takes them out again, and looks at the tree.
 #
 #     packaging/dev/check-package.sh KILN-AGENT.deb FOUNDATION        (as root)
 #
+# kiln-cloud-init of the same version lies beside KILN-AGENT.deb, as packaging/dev/agent-deb.sh leaves it.
 # FOUNDATION is the tree of packaging/demo/foundation.sh; it is the lower layer of an overlay and is
 # not changed. Exit 0 when every check holds; the last line says how many did and did not.
 set -uo pipefail
@@ -11,6 +12,9 @@ set -uo pipefail
 [ "$(id -u)" = 0 ] || { echo "check-package.sh needs root, for overlays and chroot; run it with sudo" >&2; exit 1; }
 deb=$(realpath "$1") foundation=$(realpath "$2")
 [ -f "$deb" ] || { echo "$1 is no file: make it with \`kiln deb\`" >&2; exit 1; }
+version=$(dpkg-deb -f "$deb" Version)
+drop_in=$(dirname "$deb")/kiln-cloud-init_${version}_all.deb
+[ -f "$drop_in" ] || { echo "$drop_in is not there: make it with \`kiln deb\`" >&2; exit 1; }
 [ -d "$foundation/etc" ] || { echo "$2 is no root tree: make it with packaging/demo/foundation.sh" >&2; exit 1; }
 
 # A mount namespace of its own: whatever happens here, no mount is left behind.
@@ -53,6 +57,7 @@ fresh() {
     # Nothing may start: the tree is not running.
     printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" && chmod 755 "$root/usr/sbin/policy-rc.d"
     cp "$deb" "$root/tmp/kiln-agent.deb"
+    cp "$drop_in" "$root/tmp/kiln-cloud-init.deb"
 }
 
 inside() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive ${proxy:+"http_proxy=$proxy"} "$@" </dev/null; }
@@ -107,6 +112,67 @@ check "apt removes it" apt remove kiln-agent
 check "what it knew of the instance stays" test -f "$root/var/lib/kiln/instances/i-1/status.json"
 check "kiln.target is not enabled any more" refuses inside systemctl is-enabled kiln.target
 check "apt purges it" apt purge kiln-agent
+check "a purge leaves nothing" unchanged
+
+echo "== as cloud-init"
+# says PATTERN COMMAND...: what it prints, as far as a pattern of grep goes; its exit code does not count.
+says() {
+    local pattern=$1
+    shift
+    { "$@" || true; } | grep -e "$pattern"
+}
+fresh
+sed -i '1a # mine' "$root/etc/cloud/cloud.cfg"
+settings() { (cd "$root/etc/cloud" && find . -type f -print0 | sort -z | xargs -0 sha256sum); }
+settings >"$work/settings"
+mkdir -p "$root/var/lib/cloud/seed/nocloud" "$root/var/lib/cloud/scripts/per-boot"
+echo 'instance-id: i-check' >"$root/var/lib/cloud/seed/nocloud/meta-data"
+printf '#cloud-config\nwrite_files:\n- {path: /root/made, content: hunter2}\n' >"$root/var/lib/cloud/seed/nocloud/user-data"
+check "apt installs both packages over cloud-init" apt install --no-install-recommends /tmp/kiln-agent.deb /tmp/kiln-cloud-init.deb
+check "cloud-init is gone" refuses installed cloud-init
+check "who depends on cloud-init is content" inside apt-get -q check
+check "the version is the one that it provides" \
+    test "$(inside cloud-init --version | sed 's/-kiln.*//')" = "/usr/bin/cloud-init $(dpkg-deb -f "$drop_in" Provides | sed 's/.*(= \(.*\)+kiln)/\1/')"
+check "its units are sound" inside systemd-analyze --man=no verify cloud-init.target cloud-config.target cloud-config.service cloud-final.service
+check "cloud-init.target is kiln.target" test "$(readlink -f "$root/lib/systemd/system/cloud-init.target")" = "$(readlink -f "$root/lib/systemd/system/kiln.target")"
+check "none of its units is masked" refuses says masked inside systemctl is-enabled cloud-init-local.service cloud-init.service cloud-config.service cloud-final.service cloud-init.target
+check "nothing has begun" says '^status: not started$' inside cloud-init status
+# The agent's own way to a tree: it leaves the name and the console of this machine alone.
+mount --bind /dev/null "$root/dev/console" 2>/dev/null || true
+check "a boot ends well" "$work/files/usr/bin/kiln-agent" --root "$root" boot
+check "a packer template waits for its end" inside cloud-init status --wait
+check "its end is told in full" says '^extended_status: done$' inside cloud-init status --long
+for path in run/cloud-init/result.json run/cloud-init/status.json var/lib/cloud/instance/boot-finished var/lib/cloud/data/instance-id; do
+    check "$path is there" inside test -f "/$path"
+done
+check "the user-data is root's alone" refuses inside setpriv --reuid=65534 --regid=65534 --clear-groups cat /var/lib/cloud/instance/user-data.txt
+check "others are not told the user-data" says redacted inside setpriv --reuid=65534 --regid=65534 --clear-groups cloud-init query userdata
+check "others are told the status" inside setpriv --reuid=65534 --regid=65534 --clear-groups cloud-init status --wait
+check "root is told the user-data" says hunter2 inside cloud-init query userdata
+check "the cloud has its name" says '^nocloud$' inside cloud-id
+check "the instance's own user-data is valid" inside cloud-init schema --system
+# shellcheck disable=SC2016 # the shell inside expands it
+check "its logs are collected for root alone" inside sh -c 'cd /root && cloud-init collect-logs && test "$(stat -c %a cloud-init.tar.gz)" = 600'
+check "no secret is in them" refuses says hunter2 tar -xzOf "$root/root/cloud-init.tar.gz"
+check "apt brings cloud-init back" bash -c "$(declare -f inside apt); root='$root' proxy='${proxy:-}'; apt update && apt install --no-install-recommends cloud-init"
+check "the agent is gone then" refuses installed kiln-agent
+check "kiln-cloud-init is gone then" refuses installed kiln-cloud-init
+check "cloud-init's settings are as they were" diff "$work/settings" <(settings)
+check "cloud-init is enabled again" inside systemctl is-enabled cloud-init-local.service cloud-final.service
+check "apt purges what is left of Kiln" apt purge kiln-cloud-init kiln-agent
+check "cloud-init's state is left to it" test -f "$root/var/lib/cloud/seed/nocloud/user-data" -a -d "$root/var/lib/cloud/instances/i-check"
+check "cloud-init answers itself" says '^/usr/bin/cloud-init [0-9.]*$' inside cloud-init --version
+
+echo "== as cloud-init, installed and purged"
+fresh
+apt purge cloud-init >"$work/said" 2>&1
+apt autoremove >"$work/said" 2>&1
+listing >"$work/before"
+check "apt installs both packages" apt install --no-install-recommends /tmp/kiln-agent.deb /tmp/kiln-cloud-init.deb
+check "its manual is there" test -f "$root/usr/share/man/man1/cloud-init.1.gz"
+mkdir -p "$root/var/lib/cloud/data" "$root/var/lib/cloud/instances/i-1"
+echo i-1 >"$root/var/lib/cloud/data/instance-id"
+check "apt purges them" apt purge kiln-cloud-init kiln-agent
 check "a purge leaves nothing" unchanged
 
 echo

@@ -57,6 +57,14 @@ pub fn run(system: &System, args: &Args) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Removes the agent's memory of every instance, also while it is at work.
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn forget(system: &System, seed: bool) -> io::Result<()> {
+    clean(system, &Args { instance: None, logs: false, seed, force: true }).map(|_| ())
+}
+
 /// What was there and is not any more.
 fn clean(system: &System, args: &Args) -> io::Result<Vec<String>> {
     let mut doomed: Vec<String> = Vec::new();

@@ -10,6 +10,7 @@ use crate::system::System;
 mod analyze;
 mod boot;
 mod clean;
+pub mod cloud_init;
 mod gate;
 mod handlers;
 mod manual;

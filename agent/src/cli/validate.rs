@@ -67,7 +67,7 @@ pub fn run(system: &System, args: &Args) -> ExitCode {
 }
 
 /// All that is wrong with user-data, in the order of the document. Every finding has a place.
-fn findings(name: &str, bytes: &[u8], strict: bool, external: &[String]) -> Vec<Diagnostic> {
+pub fn findings(name: &str, bytes: &[u8], strict: bool, external: &[String]) -> Vec<Diagnostic> {
     // Nothing is known of an instance, and nobody is asked.
     let data = userdata::parse(name, bytes, &Surroundings::default());
     let agent = AgentKeys::default();

@@ -9,6 +9,10 @@ pub struct Distro {
     pub id: String,
     /// `ID_LIKE`, the closest relation first.
     pub like: Vec<String>,
+    /// `VERSION_ID`: `12`, `24.04`; empty where there is none.
+    pub version: String,
+    /// `VERSION_CODENAME`: `bookworm`, `noble`; empty where there is none.
+    pub codename: String,
 }
 
 impl System {
@@ -27,7 +31,12 @@ impl Distro {
             let line = text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='));
             line.map_or("", |value| value.trim().trim_matches(['"', '\''])).to_lowercase()
         };
-        Distro { id: field("ID"), like: field("ID_LIKE").split_whitespace().map(str::to_owned).collect() }
+        Distro {
+            id: field("ID"),
+            like: field("ID_LIKE").split_whitespace().map(str::to_owned).collect(),
+            version: field("VERSION_ID"),
+            codename: field("VERSION_CODENAME"),
+        }
     }
 
     /// Whether it is of Red Hat's family: RHEL, Fedora, CentOS, Amazon Linux and those built from them.
@@ -55,5 +64,12 @@ mod tests {
             let distro = Distro::parse(text);
             assert_eq!((distro.id.as_str(), distro.is_red_hat()), (id, red_hat), "{text}");
         }
+    }
+    #[test]
+    fn the_release_has_a_number_and_a_name_where_it_says_so() {
+        let distro = Distro::parse("ID=ubuntu\nVERSION_ID=\"24.04\"\nVERSION=\"24.04 LTS\"\nVERSION_CODENAME=noble\n");
+        assert_eq!((distro.version.as_str(), distro.codename.as_str()), ("24.04", "noble"));
+        let distro = Distro::parse("ID=debian\nPRETTY_NAME=sid\n");
+        assert_eq!((distro.version.as_str(), distro.codename.as_str()), ("", ""));
     }
 }
