@@ -213,11 +213,21 @@ fn activate(context: &Context, line: &Line) -> Result<Json, Failure> {
     if !line.place().starts_with('/') {
         return done(false);
     }
-    if block::mounts(system).iter().any(|mount| mount.place == line.place().trim_end_matches('/')) {
+    let place = line.place().trim_end_matches('/');
+    let is_mounted = |mounts: &[block::Mount]| mounts.iter().any(|mount| mount.place == place);
+    if is_mounted(&block::mounts(system)) {
         return done(false);
     }
     system.make_dir(line.place(), 0o755, None)?;
     must(context, &context.command("mount").arg(line.place()), install)?;
+    // With `nofail`, mount says nothing of a device that is not there.
+    let mounts = block::mounts(system);
+    if !mounts.is_empty() && !is_mounted(&mounts) {
+        return Err(config(format!(
+            "{} is not there, so nothing is mounted at {place}; attach the disk",
+            line.source()
+        )));
+    }
     done(true)
 }
 
@@ -254,6 +264,10 @@ mod tests {
             let script = format!("#!/usr/bin/dash\necho \"{name} $*\" >> /said\n[ \"$1\" != /bad ] || exit 32\n");
             system.write(format!("/usr/bin/{name}"), script, FileOptions::mode(0o755)).unwrap();
         }
+        let table = "[ \"$1\" = /missing ] || echo \"40 27 0:9 / $1 rw - x x rw\" >> /proc/self/mountinfo\n";
+        let mount = system.read_text("/usr/bin/mount").unwrap() + table;
+        system.write("/usr/bin/mount", mount, FileOptions::mode(0o755)).unwrap();
+        system.write("/proc/self/mountinfo", "27 1 0:5 / / rw - overlay o rw\n", FileOptions::default()).unwrap();
         system.write(FSTAB, fstab, FileOptions::mode(0o640)).unwrap();
         system.make_dir("/run/systemd/system", 0o755, None).unwrap();
         let handled = context.run_handler::<Mounts>();
@@ -277,8 +291,6 @@ mod tests {
             assert_eq!(ran.text(FSTAB), format!("# theirs\n{line}"), "{row}");
             assert_eq!(ran.text("/said"), "systemctl daemon-reload\nmount /a\n", "{row}");
             assert!(ran.context.system.exists("/a"));
-            let table = "40 27 240:1 / /a rw - ext4 /dev/vdx1 rw\n";
-            ran.context.system.write("/proc/self/mountinfo", table, FileOptions::default()).unwrap();
             ran.context.run_handler::<Mounts>().unwrap();
             assert_eq!(ran.text("/said"), "systemctl daemon-reload\nmount /a\n", "{row}: a second run does nothing");
         }
@@ -297,6 +309,7 @@ mod tests {
             ("[vdx2, /b, auto, defaults, zero]", "the fifth and sixth field are numbers"),
             ("[~, /b]", "it names no device"),
             ("{vdx2: /b}", "mounts[1] (line 3): expected"),
+            ("['LABEL=x', /missing]", "LABEL=x is not there, so nothing is mounted at /missing"),
             ("[vdx2, /bad]", "mounts[1] (line 3): mount exited 32"),
         ] {
             let keys = format!("mounts:\n- [vdx1, /a]\n- {row}\n- ['LABEL=c', /c]\n");

@@ -9,6 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::Failure;
 use super::super::edit::{Pairs, must};
+use super::block::Block;
 use super::setup::{Signature, wipe};
 use super::{config, names};
 use crate::context::Context;
@@ -143,6 +144,7 @@ pub fn make(context: &Context, aliases: &Pairs, name: &str, disk: &Disk) -> Resu
         Layout::Parts(parts) => script(label, parts, bytes)?,
         _ => script(label, &[Part(100.0, None)], bytes)?,
     };
+    let wanted = script.lines().filter(|line| line.starts_with("size=")).count();
     let is_so = match (&disk.layout, &table) {
         (Layout::Whole, Some(table)) => !table.kinds.is_empty(),
         (Layout::Parts(parts), Some(table)) => table.matches(label, parts),
@@ -150,6 +152,7 @@ pub fn make(context: &Context, aliases: &Pairs, name: &str, disk: &Disk) -> Resu
         _ => false,
     };
     if is_so {
+        make_known(context, &device, table.map_or(0, |table| table.kinds.len()))?;
         return done("as they were");
     }
     if !disk.overwrite
@@ -167,12 +170,30 @@ pub fn make(context: &Context, aliases: &Pairs, name: &str, disk: &Disk) -> Resu
             wipe(context, &partition.path())?;
         }
         wipe(context, &path)?;
+        // What the kernel has forgotten by itself is no failure of this.
+        let _ = context.run(&context.command("partx").args(["--delete", &path]));
         return done("removed");
     }
     let wiping = ["--quiet", "--wipe", "always", "--wipe-partitions", "always", &path].map(str::to_owned);
     must(context, &context.command("sfdisk").args(wiping).input(script), INSTALL)?;
-    names::settle(context);
+    make_known(context, &device, wanted)?;
     done("made")
+}
+
+/// Has the kernel and udev know the partitions of a table.
+fn make_known(context: &Context, device: &Block, wanted: usize) -> Result<(), Failure> {
+    let path = device.path();
+    if device.partitions(&context.system).len() < wanted {
+        // It reads the table by itself, but for one that was built without tables of this kind.
+        let _ = context.run(&context.command("partx").args(["--update", &path]));
+    }
+    names::settle(context);
+    let known = device.partitions(&context.system).len();
+    if known < wanted {
+        let message = format!("{path} has its table, but the kernel knows {known} of {wanted} partitions; reboot");
+        return Err(Failure::new(super::Reason::CommandFailed, message));
+    }
+    Ok(())
 }
 
 /// What sfdisk is to make.
@@ -278,7 +299,8 @@ mod tests {
     fn run(disk: &str, dump: &str, blkid: &str) -> Option<(Handled, String)> {
         let tree = tempfile::tempdir().unwrap();
         let user_data = format!("disk_setup:\n  vdx: {disk}\n");
-        let mut context = testing::machine(tree.path(), &["/usr/bin/dash", "/usr/bin/cat"], &user_data)?;
+        let mut context =
+            testing::machine(tree.path(), &["/usr/bin/dash", "/usr/bin/cat", "/usr/bin/mkdir"], &user_data)?;
         let system = context.system.clone();
         if !fake::disk(&system, &[]) {
             return None;
@@ -286,6 +308,11 @@ mod tests {
         let dump = if dump.is_empty() { "exit 1".to_owned() } else { format!("echo '{dump}'; exit 0") };
         for (name, script) in [
             ("sfdisk", format!("if [ \"$1\" = --dump ]; then {dump}; fi\necho \"sfdisk $*\" >> /said; cat >> /said")),
+            (
+                "partx",
+                "for n in 1 2 3; do mkdir -p $F/vdx$n; echo $n > $F/vdx$n/partition; echo 240:$n > $F/vdx$n/dev; done"
+                    .replace("$F", "/sys/devices/vdx"),
+            ),
             ("wipefs", "echo \"wipefs $*\" >> /said".to_owned()),
             ("blkid", blkid.to_owned()),
         ] {
