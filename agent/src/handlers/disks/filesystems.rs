@@ -60,17 +60,30 @@ enum Choice {
     Keep(Block),
 }
 
-/// Makes a file system, unless it is there.
+/// What can be said of an entry without the disk.
 ///
 /// # Errors
-/// What the device holds, or who uses it, where that forbids it.
-pub fn make(context: &Context, aliases: &Pairs, wanted: &Filesystem) -> Result<Json, Failure> {
+/// What is wrong with it.
+pub fn check(wanted: &Filesystem) -> Result<(), Failure> {
     if wanted.filesystem.is_none() && wanted.cmd.is_none() {
         return Err(config("neither `filesystem` nor `cmd` is given, so nobody knows what to make"));
     }
     if wanted.filesystem.as_deref().is_some_and(|kind| !is_word(kind)) {
         return Err(config("filesystem: this is no kind of file system; write one such as ext4"));
     }
+    let word = wanted.partition.as_deref().unwrap_or("any").to_lowercase();
+    if !matches!(word.as_str(), "any" | "auto" | "none") && word.parse::<u64>().is_err() {
+        return Err(config(format!("partition: `{word}` is none of any, auto, none and a number")));
+    }
+    Ok(())
+}
+
+/// Makes a file system, unless it is there.
+///
+/// # Errors
+/// What the device holds, or who uses it, where that forbids it.
+pub fn make(context: &Context, aliases: &Pairs, wanted: &Filesystem) -> Result<Json, Failure> {
+    check(wanted)?;
     let (device, word) = find(context, aliases, wanted)?;
     match choose(context, &device, word.as_deref(), wanted)? {
         Choice::Keep(block) => Ok(json!({"device": block.path(), "changed": false})),
@@ -93,9 +106,8 @@ fn find(context: &Context, aliases: &Pairs, wanted: &Filesystem) -> Result<(Bloc
     let number = dotted.or_else(|| word.parse().ok());
     let Some(number) = number else {
         return match word.as_str() {
-            "any" | "auto" => Ok((names::device(context, &disk)?, Some(word))),
             "none" => Ok((names::device(context, &disk)?, None)),
-            _ => Err(config(format!("partition: `{word}` is none of any, auto, none and a number"))),
+            _ => Ok((names::device(context, &disk)?, Some(word))),
         };
     };
     if names::partition(context, &disk, number).is_none() {

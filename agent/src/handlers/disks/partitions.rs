@@ -118,16 +118,33 @@ impl JsonSchema for Layout {
     }
 }
 
+/// What can be said of an entry without the disk.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(disk: &Disk) -> Result<(), Failure> {
+    let label = label_of(disk)?;
+    match &disk.layout {
+        // On so large a disk any share is large enough.
+        Layout::Parts(parts) => script(label, parts, 1 << 62).map(drop),
+        _ => Ok(()),
+    }
+}
+
+fn label_of(disk: &Disk) -> Result<&'static str, Failure> {
+    match disk.table_type.as_deref().map(str::to_lowercase).as_deref() {
+        None | Some("mbr" | "dos") => Ok("dos"),
+        Some("gpt") => Ok("gpt"),
+        Some(other) => Err(config(format!("table_type: `{other}` is none of mbr and gpt"))),
+    }
+}
+
 /// Gives a disk its partitions, unless it has them.
 ///
 /// # Errors
 /// What the disk holds, or who uses it, where that forbids it.
 pub fn make(context: &Context, aliases: &Pairs, name: &str, disk: &Disk) -> Result<Json, Failure> {
-    let label = match disk.table_type.as_deref().map(str::to_lowercase).as_deref() {
-        None | Some("mbr" | "dos") => "dos",
-        Some("gpt") => "gpt",
-        Some(other) => return Err(config(format!("table_type: `{other}` is none of mbr and gpt"))),
-    };
+    let label = label_of(disk)?;
     let path = names::path(context, aliases, name)?;
     let done = |what: &str| Ok(json!({"disk": path, "partitions": what}));
     if disk.layout == Layout::AsItIs {
@@ -200,7 +217,7 @@ fn make_known(context: &Context, device: &Block, wanted: usize) -> Result<(), Fa
 fn script(label: &str, parts: &[Part], bytes: u64) -> Result<String, Failure> {
     let sum: f64 = parts.iter().map(|Part(share, _)| share).sum();
     // Tenths of a percent may not add up to 100 as binary fractions.
-    if parts.is_empty() || parts.iter().any(|Part(share, _)| !(*share > 0.0)) || sum > 100.001 {
+    if parts.is_empty() || parts.iter().any(|Part(share, _)| share.is_nan() || *share <= 0.0) || sum > 100.001 {
         return Err(config("layout: the percentages must be above 0 and at most 100 together"));
     }
     if label == "dos" && parts.len() > 4 {

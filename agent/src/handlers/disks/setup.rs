@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use kiln_schema::Severity;
 use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{Reason, Stage};
 use kiln_schema::yaml::{self, Node};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::super::edit::{Pairs, must};
 use super::super::{Failure, Frequency, Handled, Handler, items, reason_of};
@@ -44,15 +45,15 @@ impl Handler for DiskSetup {
 
     fn check(config: &Node) -> Vec<Diagnostic> {
         let disks = disks(config).iter();
-        let disks = disks.flat_map(|entry| yaml::read::<Disk>(&entry.value, &path_of(&entry.key)).diagnostics);
+        let disks = disks.flat_map(|entry| findings(&entry.value, &path_of(&entry.key), partitions::check));
         let systems = items(config, "fs_setup").iter().enumerate();
         let systems =
-            systems.flat_map(|(index, item)| yaml::read::<Filesystem>(item, &format!("fs_setup[{index}]")).diagnostics);
+            systems.flat_map(|(index, item)| findings(item, &format!("fs_setup[{index}]"), filesystems::check));
         let shape =
             config.get("disk_setup").filter(|node| !node.is_null() && !matches!(node.value, yaml::Value::Map(_)));
         let shape = shape.map(|node| {
             let message = format!("expected a mapping of disks, found {}", node.kind());
-            node.diagnostic(kiln_schema::Severity::Error, "disk_setup", message)
+            node.diagnostic(Severity::Error, "disk_setup", message)
         });
         shape.into_iter().chain(disks).chain(systems).collect()
     }
@@ -76,6 +77,14 @@ impl Handler for DiskSetup {
 
 fn disks(config: &Node) -> &[yaml::Entry] {
     config.get("disk_setup").map_or(&[], Node::entries)
+}
+
+/// What is wrong with an entry before there is a disk.
+fn findings<T: DeserializeOwned>(node: &Node, path: &str, check: fn(&T) -> Result<(), Failure>) -> Vec<Diagnostic> {
+    let yaml::Checked { value, mut diagnostics } = yaml::read::<T>(node, path);
+    let failure = value.and_then(|value| check(&value).err());
+    diagnostics.extend(failure.map(|failure| node.diagnostic(Severity::Error, path, failure.message)));
+    diagnostics
 }
 
 fn path_of(disk: &str) -> String {
@@ -193,6 +202,17 @@ mod tests {
             "6:3: error: fs_setup[1]",
         ]) {
             assert!(found.contains(part), "{part} in {told:?}");
+        }
+        for (document, told) in [
+            ("disk_setup: {/dev/a: {layout: [60, 60]}}", "disk_setup./dev/a: layout: the percentages"),
+            ("disk_setup: {/dev/a: {table_type: apm}}", "table_type: `apm` is none of"),
+            ("fs_setup: [{device: sdb, filesystem: ext4, partition: two}]", "fs_setup[0]: partition: `two` is none"),
+            ("fs_setup: [{device: sdb}]", "neither `filesystem` nor `cmd`"),
+            ("disk_setup: {/dev/a: {layout: [50, 50]}}\nfs_setup: [{device: a.1, filesystem: xfs, partition: 1}]", ""),
+        ] {
+            let (config, _) = yaml::parse("x", document).unwrap();
+            let found: String = DiskSetup::check(&config).iter().map(ToString::to_string).collect();
+            assert!(found.contains(told) && found.is_empty() == told.is_empty(), "{document}: {found}");
         }
         let failure = context.run_handler::<DiskSetup>().unwrap_err();
         for part in ["disk_setup./dev/a (line 2): layout", "fs_setup[0] (line 5): the key", "fs_setup[1] (line 6)"] {

@@ -1,6 +1,8 @@
 //! A swap file.
 
-use kiln_schema::yaml::scalar;
+use kiln_schema::Severity;
+use kiln_schema::diagnostic::Diagnostic;
+use kiln_schema::yaml::{Node, Value, scalar};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -29,6 +31,18 @@ pub struct Swap {
     maxsize: Option<String>,
 }
 
+/// Which sizes of a document are none: key and message.
+pub fn check(node: &Node) -> Vec<Diagnostic> {
+    let bad = |key: &&str| {
+        let node = node.get(key).filter(|node| !node.is_null())?;
+        let Value::Scalar(text) = &node.value else { return None };
+        let is_word = *key == "size" && (text.text == "auto" || scalar::boolean(&text.text) == Some(false));
+        let failure = if is_word { None } else { read(&text.text).err() };
+        failure.map(|why| node.diagnostic(Severity::Error, &format!("swap.{key}"), why))
+    };
+    ["size", "maxsize"].iter().filter_map(bad).collect()
+}
+
 /// Makes the swap file, unless it is there; its path, or none where none is asked for.
 ///
 /// # Errors
@@ -41,10 +55,11 @@ pub fn make(context: &Context, swap: &Swap) -> Result<Option<String>, Failure> {
         return Ok(None);
     }
     if !path.starts_with('/') || path.contains(char::is_whitespace) {
-        return Err(config(format!("swap.filename: `{path}` is no absolute path without blanks")));
+        return Err(config(format!("filename: `{path}` is no absolute path without blanks")));
     }
-    let most = swap.maxsize.as_deref().map(|text| read("maxsize", text)).transpose()?;
-    let wanted = if size == "auto" { None } else { Some(read("size", size)?) };
+    let size_of = |key: &str, text: &str| read(text).map_err(|why| config(format!("{key}: {why}")));
+    let most = swap.maxsize.as_deref().map(|text| size_of("maxsize", text)).transpose()?;
+    let wanted = if size == "auto" { None } else { Some(size_of("size", size)?) };
     if system.is_there(&path) {
         let head = system.head(&path, PAGES.iter().copied().max().unwrap_or(0))?;
         let is_swap = PAGES
@@ -53,9 +68,7 @@ pub fn make(context: &Context, swap: &Swap) -> Result<Option<String>, Failure> {
             .any(|page| head.get(..page).is_some_and(|head| head.ends_with(b"SWAPSPACE2")));
         return match is_swap {
             true => Ok(Some(path)),
-            false => {
-                Err(config(format!("swap.filename: {path} is there and is no swap file; remove it or name another")))
-            }
+            false => Err(config(format!("filename: {path} is there and is no swap file; remove it or name another"))),
         };
     }
     let folder = path.rsplit_once('/').map_or("/", |(folder, _)| if folder.is_empty() { "/" } else { folder });
@@ -67,10 +80,10 @@ pub fn make(context: &Context, swap: &Swap) -> Result<Option<String>, Failure> {
     };
     let mib = bytes / MIB;
     if mib == 0 {
-        return Err(config(format!("swap.size: {bytes} bytes is less than 1 MiB, so no swap file is made")));
+        return Err(config(format!("size: {bytes} bytes is less than 1 MiB, so no swap file is made")));
     }
     if bytes > free {
-        return Err(config(format!("swap.size: {mib} MiB is more than the {} MiB that {folder} has free", free / MIB)));
+        return Err(config(format!("size: {mib} MiB is more than the {} MiB that {folder} has free", free / MIB)));
     }
     let made = fill(context, &path, mib);
     if made.is_err() {
@@ -124,8 +137,8 @@ fn suggested(memory: u64, free: u64, most: Option<u64>) -> u64 {
 }
 
 /// The bytes that a text says: a number, or one with B, K, M, G or T. All are powers of 1024.
-fn read(key: &str, text: &str) -> Result<u64, Failure> {
-    let bad = || config(format!("swap.{key}: `{text}` is no size; write bytes, or a number with K, M, G or T"));
+fn read(text: &str) -> Result<u64, String> {
+    let bad = || format!("`{text}` is no size; write bytes, or a number with K, M, G or T");
     let short = text.trim().to_uppercase();
     let short = short.strip_suffix("IB").or_else(|| short.strip_suffix('B')).unwrap_or(&short);
     let power = short.chars().last().and_then(|unit| "KMGT".find(unit)).map_or(0, |index| index + 1);
@@ -157,10 +170,21 @@ mod tests {
             (" 512 MiB", 512 * MIB),
             ("1k", 1024),
         ] {
-            assert_eq!(read("size", text).unwrap(), bytes, "{text}");
+            assert_eq!(read(text).unwrap(), bytes, "{text}");
         }
         for text in ["", "much", "1.5MT", "-1G", "1.5", "99999999T", "nanG", "G", "é"] {
-            assert!(read("size", text).unwrap_err().message.contains("is no size"), "{text}");
+            assert!(read(text).unwrap_err().contains("is no size"), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_that_are_none_are_told_before_the_boot() {
+        let (config, _) = kiln_schema::yaml::parse("x", "{size: 1.5MT, maxsize: auto}").unwrap();
+        let told: Vec<String> = check(&config).iter().map(ToString::to_string).collect();
+        assert!(told[0].starts_with("x:1:8: error: swap.size: ") && told[1].contains("swap.maxsize: "), "{told:?}");
+        for fine in ["{size: auto, maxsize: 1G}", "{size: off}", "{size: ~}", "{}", "x"] {
+            let (config, _) = kiln_schema::yaml::parse("x", fine).unwrap();
+            assert!(check(&config).is_empty(), "{fine}");
         }
     }
 
@@ -222,7 +246,7 @@ mod tests {
             assert!(made.unwrap().is_none() && !context.system.exists("/swap.img"), "{swap}");
         }
         for (swap, sentence) in [
-            ("{size: lots}", "swap.size: `lots` is no size"),
+            ("{size: lots}", "size: `lots` is no size"),
             ("{size: 1K}", "is less than 1 MiB"),
             ("{size: 9000000T}", "is more than the"),
             ("{size: 2M, filename: swap.img}", "is no absolute path"),
