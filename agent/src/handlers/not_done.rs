@@ -137,7 +137,7 @@ fn asks_for_nothing(value: &Node) -> bool {
         Value::Scalar(scalar) => scalar.is_null() || scalar::boolean(&scalar.text) == Some(false),
         Value::List(items) => items.is_empty(),
         Value::Map(entries) => entries.iter().all(|pair| match pair.key.as_str() {
-            // `growpart: {mode: off}`, `snap: {enabled: false}`.
+            // `fan: {mode: off}`, `snap: {enabled: false}`.
             "mode" | "enabled" => asks_for_nothing(&pair.value),
             _ => false,
         }),
@@ -194,9 +194,9 @@ mod tests {
     #[test]
     fn what_asks_for_nothing_lacks_nothing() {
         for value in ["", "~", "false", "'off'", "[]", "{}", "{mode: off}", "{enabled: no, mode: false}"] {
-            let config = parse(&format!("growpart: {value}"));
+            let config = parse(&format!("fan: {value}"));
             assert!(lacking_in(&config).is_empty(), "{value}");
-            let entry = NotDone { key: "growpart", instead: "x", own: false };
+            let entry = NotDone { key: "fan", instead: "x", own: false };
             assert!(entry.finding(&config.entries()[0]).is_none(), "{value}");
         }
     }
