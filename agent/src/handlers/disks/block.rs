@@ -23,9 +23,10 @@ pub struct Mount {
 /// Everything that is mounted.
 pub fn mounts(system: &System) -> Vec<Mount> {
     // In a tree with a real /proc the table is that of the agent, and not of the tree.
-    if !system.is_live() && system.exists("/proc/sys/vm") {
-        return Vec::new();
-    }
+    if !system.is_live() && system.exists("/proc/sys/vm") { Vec::new() } else { table(system) }
+}
+
+fn table(system: &System) -> Vec<Mount> {
     let table = system.read_text("/proc/self/mountinfo").unwrap_or_default();
     table.lines().filter_map(parse).collect()
 }
@@ -158,7 +159,8 @@ impl Block {
 
     /// What uses it or one of its partitions: a mount point, `swap`, or a device made of it.
     pub fn user(&self, system: &System) -> Option<String> {
-        let mounts = mounts(system);
+        // Also what another root has mounted is in use.
+        let mounts = table(system);
         let swaps = system.read_text("/proc/swaps").unwrap_or_default();
         let user = |block: &Block| {
             if let Some(mount) = mounts.iter().find(|m| m.number == block.number || m.source == block.path()) {
@@ -280,6 +282,9 @@ mod tests {
         assert_eq!((user("/dev/vdx").as_deref(), user("/dev/vdx2").as_deref()), (Some("swap"), Some("swap")));
         assert_eq!(user("/dev/vdx1"), None);
         fake::mount_root(&system, "ext4");
+        assert_eq!(user("/dev/vdx").as_deref(), Some("/"));
+        system.make_dir("/proc/sys/vm", 0o755, None).unwrap();
+        assert!(root(&system).is_none(), "the table is not that of this tree");
         assert_eq!(user("/dev/vdx").as_deref(), Some("/"));
         system.make_dir("/sys/devices/vdx/vdx2/holders/dm-0", 0o755, None).unwrap();
         system.remove("/proc/swaps").unwrap();

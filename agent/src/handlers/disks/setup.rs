@@ -119,8 +119,9 @@ impl Signature {
             other => Failure::new(reason_of(&other), other.to_string()),
         })?;
         match finished.code {
-            // 2: it holds nothing.
-            Some(0 | 2) => {}
+            Some(0) => {}
+            // It holds nothing; with a word about it, it could not be read.
+            Some(2) if finished.stderr.is_empty() => {}
             Some(8) => return Ok(Signature { is_mixed: true, ..Signature::default() }),
             _ => {
                 let said = finished.last_lines(1).join("");
@@ -184,6 +185,8 @@ mod tests {
         }
         let Some(failed) = signature("echo 'cannot open' >&2; exit 4") else { return };
         assert_eq!(failed.unwrap_err().message, "blkid /dev/x exited 4: cannot open");
+        let Some(unread) = signature("echo 'error: /dev/x: Input/output error' >&2; exit 2") else { return };
+        assert!(unread.unwrap_err().message.ends_with("exited 2: error: /dev/x: Input/output error"));
         let tree = tempfile::tempdir().unwrap();
         let failure = Signature::of(&Context::for_test(tree.path(), ""), "/dev/x").unwrap_err();
         assert!(failure.message.starts_with("blkid is not installed, so nobody can tell what /dev/x holds"));
