@@ -17,7 +17,8 @@ use crate::userdata::Script;
 
 /// Whoever puts this file into an image wants no growing.
 const DISABLED: &str = "/etc/growroot-disabled";
-const INSTALL: &str = "install growpart (cloud-guest-utils) or sfdisk into the image, or set `growpart: {mode: off}`";
+const INSTALL: &str = "install growpart (cloud-guest-utils, in Red Hat's family cloud-utils-growpart) or sfdisk, \
+    or set `growpart: {mode: off}`";
 
 /// Lets partitions grow.
 pub struct Growpart;
@@ -111,7 +112,7 @@ fn grow(context: &Context, name: &str, device: &Block) -> Result<Json, Failure> 
     let path = device.path();
     if let Some(below) = device.below(system).iter().find(|part| part.room(system) > WORTH) {
         let message = format!(
-            "{path} is made of {}, behind which {} MiB are free, by LVM or LUKS; grow both in `bootcmd` (growpart, then \
+            "{path} is made of {}, behind which {} MiB are free, by LVM, LUKS or RAID; grow both in `bootcmd` (growpart, then \
              pvresize and lvextend, or cryptsetup resize), or set `growpart: {{mode: off}}`",
             below.path(),
             below.room(system) >> 20
@@ -215,7 +216,7 @@ mod tests {
     #[test]
     fn what_did_not_grow_is_told() {
         for (programs, sentence) in [
-            (&[][..], "/: sfdisk is not installed; install growpart (cloud-guest-utils)"),
+            (&[][..], "/: sfdisk is not installed; install growpart (cloud-guest-utils"),
             (&[("growpart", "echo FAILED: no space >&2; exit 2")], "growpart /dev/vdx 1 exited 2: FAILED: no space"),
             (&[("growpart", "exit 0")], "/dev/vdx1 still has 51200000 bytes"),
         ] {

@@ -17,6 +17,10 @@ use crate::userdata::Script;
 
 const INSTALL: &str = "install it into the image, or set `resize_rootfs: false`";
 
+/// Starts its arguments and does not wait for them; a program that lacks is still told.
+const BESIDE: &str = "command -v \"$1\" >/dev/null || { echo \"$1 is not installed\" >&2; exit 127; }
+\"$@\" >/dev/null 2>&1 &";
+
 /// Lets the file system at / grow.
 pub struct ResizeFs;
 
@@ -85,7 +89,7 @@ impl Handler for ResizeFs {
         let beside = word == "noblock";
         let command = if beside {
             // What a command leaves behind keeps running; a failure shows at the next boot, which tries again.
-            context.command("/bin/sh").args(["-c", "\"$@\" >/dev/null 2>&1 &", "sh"]).args(words.iter().copied())
+            context.command("/bin/sh").args(["-c", BESIDE, "sh"]).args(words.iter().copied())
         } else {
             context.command(words[0]).args(words[1..].iter().copied())
         };
@@ -120,7 +124,8 @@ fn bytes(system: &System, kind: &str, device: &Block) -> Option<u64> {
             let size = 1024_u64.checked_shl(u32::try_from(little(&head[0x18..0x1c])).ok()?)?;
             (head[0x38..0x3a] == [0x53, 0xef]).then(|| blocks.checked_mul(size)).flatten()
         }
-        // xfs_format.h: size of a block at 4, blocks at 8.
+        // xfs_format.h: size of a block at 4, blocks at 8. The kernel writes them at the next unmount or
+        // recovery: a second look in the same boot sees the old ones, and xfs_growfs then has nothing to do.
         "xfs" => {
             let head = read(0, 16)?;
             head.starts_with(b"XFSB").then(|| big(&head[8..16]).checked_mul(big(&head[4..8]))).flatten()
@@ -164,27 +169,63 @@ mod tests {
         bytes
     }
 
-    /// Runs on a machine whose partition of 64 MiB at / holds such a file system; whether it was found to have work.
-    fn run(keys: &str, kind: &str, mib: u64) -> Option<(bool, Handled, String)> {
+    /// A machine whose partition of 64 MiB at / holds such a file system.
+    fn machine(keys: &str, kind: &str, mib: u64) -> Option<(tempfile::TempDir, Context)> {
         let tree = tempfile::tempdir().unwrap();
-        let mut context = testing::machine(tree.path(), &["/usr/bin/dash"], keys)?;
-        let system = context.system.clone();
-        if !fake::disk(&system, &[(1, 2048, 131_072), (2, 133_120, 2048)]) {
+        let context = testing::machine(tree.path(), &["/usr/bin/dash"], keys)?;
+        let system = &context.system;
+        if !fake::disk(system, &[(1, 2048, 131_072), (2, 133_120, 2048)]) {
             return None;
         }
         // A file stands for the device, as its bytes are to be read.
         system.remove("/dev/vdx1").unwrap();
         system.write("/dev/vdx1", superblock(kind, mib), FileOptions::default()).unwrap();
-        let line = format!("27 1 240:1 / / rw - {kind} /dev/vdx1 rw\n");
-        system.write("/proc/self/mountinfo", line, FileOptions::default()).unwrap();
+        fake::mount_root(system, kind);
         system.link("/bin/sh", "/usr/bin/dash").unwrap();
         for name in ["resize2fs", "xfs_growfs", "btrfs"] {
-            let script = format!("#!/usr/bin/dash\necho \"{name} $*\" >> /said\n");
-            system.write(format!("/usr/bin/{name}"), script, FileOptions::mode(0o755)).unwrap();
+            program(system, name, &format!("echo \"{name} $*\" >> /said"));
         }
-        let found = ResizeFs::FINDS.is_some_and(|finds| finds(&system, &[]));
+        Some((tree, context))
+    }
+
+    fn program(system: &System, name: &str, script: &str) {
+        let script = format!("#!/usr/bin/dash\n{script}\n");
+        system.write(format!("/usr/bin/{name}"), script, FileOptions::mode(0o755)).unwrap();
+    }
+
+    /// Runs on such a machine: whether it was found to have work, how it ended, and what was run.
+    fn run(keys: &str, kind: &str, mib: u64) -> Option<(bool, Handled, String)> {
+        let (_tree, mut context) = machine(keys, kind, mib)?;
+        let found = ResizeFs::FINDS.is_some_and(|finds| finds(&context.system, &[]));
         let handled = context.run_handler::<ResizeFs>();
-        Some((found, handled, system.read_text("/said").unwrap_or_default()))
+        Some((found, handled, context.system.read_text("/said").unwrap_or_default()))
+    }
+
+    #[test]
+    fn with_noblock_the_boot_goes_on_beside_it() {
+        use nix::sys::stat::Mode;
+        let Some((tree, mut context)) = machine("resize_rootfs: noblock", "ext4", 30) else { return };
+        for pipe in ["gate", "out"] {
+            nix::unistd::mkfifo(&tree.path().join(pipe), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        }
+        // It ends only after the handler has: the gate is opened below.
+        program(&context.system, "resize2fs", "read word < /gate; echo \"resize2fs $*\" > /out");
+        let Ok(Outcome::Ok(Some(detail))) = context.run_handler::<ResizeFs>() else { panic!("it failed") };
+        assert_eq!(detail["beside"], true);
+        let opened = context.command("/bin/sh").args(["-c", "echo go > /gate; read line < /out; echo \"$line\""]);
+        assert_eq!(context.run(&opened).unwrap().text(), "resize2fs /dev/vdx1");
+    }
+
+    #[test]
+    fn a_program_that_lacks_is_told_in_either_mode() {
+        for (keys, sentence) in [
+            ("", "resize2fs is not installed; install it into the image, or set `resize_rootfs: false`"),
+            ("resize_rootfs: noblock", "/bin/sh exited 127: resize2fs is not installed"),
+        ] {
+            let Some((_tree, mut context)) = machine(keys, "ext4", 30) else { return };
+            context.system.remove("/usr/bin/resize2fs").unwrap();
+            assert_eq!(context.run_handler::<ResizeFs>().unwrap_err().message, sentence);
+        }
     }
 
     #[test]
