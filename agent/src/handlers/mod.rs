@@ -31,6 +31,7 @@ mod ca_certs;
 mod check;
 mod commands;
 mod disable_ec2_metadata;
+mod disks;
 mod edit;
 pub mod external;
 mod final_message;
@@ -69,6 +70,10 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<scripts::Boothooks>(),
     Entry::of::<random_seed::RandomSeed>(),
     Entry::of::<bootcmd::Bootcmd>(),
+    Entry::of::<disks::Growpart>(),
+    Entry::of::<disks::ResizeFs>(),
+    Entry::of::<disks::DiskSetup>(),
+    Entry::of::<disks::Mounts>(),
     Entry::of::<hostname::Hostname>(),
     Entry::of::<hosts::Hosts>(),
     Entry::of::<timezone::Timezone>(),

@@ -33,9 +33,6 @@ const fn own(key: &'static str, instead: &'static str) -> NotDone {
 
 const BAKE: &str = "install it in the image, or run its commands in `runcmd`";
 const CONVERGE: &str = "install and run it in `runcmd`, or converge with `puppet`";
-const PARTITIONS: &str = "lay the disk out in the image, or run the commands in `bootcmd`";
-const MOUNTS: &str = "write /etc/fstab or a mount unit with `write_files` and mount in `runcmd`";
-const GROW: &str = "let the image grow its disk (growpart and resize2fs in `bootcmd`, or systemd-repart)";
 const REPOSITORIES: &str = "write the repository's file with `write_files`";
 const SUBSCRIPTION: &str = "register in `runcmd`";
 const LOG: &str = "`journalctl -t kiln-agent` has the agent's log and the output of commands";
@@ -74,15 +71,6 @@ const TABLE: &[NotDone] = &[
     lacking("lxd", BAKE),
     lacking("rsyslog", "write a file in /etc/rsyslog.d with `write_files`"),
     // Disks.
-    lacking("disk_setup", PARTITIONS),
-    lacking("fs_setup", PARTITIONS),
-    lacking("device_aliases", PARTITIONS),
-    lacking("mounts", MOUNTS),
-    lacking("mount_default_fields", MOUNTS),
-    lacking("swap", "make the swap file in `bootcmd`"),
-    lacking("growpart", GROW),
-    lacking("resize_rootfs", GROW),
-    lacking("resize_rootfs_tmp", GROW),
     lacking("grub_dpkg", "set grub-pc/install_devices with debconf-set-selections in `runcmd`"),
     lacking("grub-dpkg", "set grub-pc/install_devices with debconf-set-selections in `runcmd`"),
     // The network.
@@ -116,6 +104,7 @@ const TABLE: &[NotDone] = &[
     own("def_log_file", LOG),
     own("syslog_fix_perms", LOG),
     own("debug", LOG),
+    own("resize_rootfs_tmp", "the file system at / grows without a folder for it"),
     own("reporting", "`phone_home` tells a server, and /run/kiln/status.json everybody"),
     own("system_info", "`default_user` says what `default` means; the rest is the image's"),
     own("manual_cache_clean", "`kiln-agent clean` makes the next boot a first one"),
@@ -148,7 +137,7 @@ fn asks_for_nothing(value: &Node) -> bool {
         Value::Scalar(scalar) => scalar.is_null() || scalar::boolean(&scalar.text) == Some(false),
         Value::List(items) => items.is_empty(),
         Value::Map(entries) => entries.iter().all(|pair| match pair.key.as_str() {
-            // `growpart: {mode: off}`, `snap: {enabled: false}`.
+            // `fan: {mode: off}`, `snap: {enabled: false}`.
             "mode" | "enabled" => asks_for_nothing(&pair.value),
             _ => false,
         }),
@@ -205,9 +194,9 @@ mod tests {
     #[test]
     fn what_asks_for_nothing_lacks_nothing() {
         for value in ["", "~", "false", "'off'", "[]", "{}", "{mode: off}", "{enabled: no, mode: false}"] {
-            let config = parse(&format!("growpart: {value}"));
+            let config = parse(&format!("fan: {value}"));
             assert!(lacking_in(&config).is_empty(), "{value}");
-            let entry = NotDone { key: "growpart", instead: "x", own: false };
+            let entry = NotDone { key: "fan", instead: "x", own: false };
             assert!(entry.finding(&config.entries()[0]).is_none(), "{value}");
         }
     }

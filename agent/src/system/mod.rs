@@ -13,6 +13,7 @@ mod distro;
 mod files;
 mod lock;
 mod signals;
+mod space;
 mod steps;
 mod tree;
 mod watch;

@@ -16,7 +16,7 @@ fn sh(script: &str, folder: &Path) -> String {
 }
 
 /// The agent out of the package that `kiln deb` has built.
-fn unpacked(folder: &Path) {
+pub fn unpacked(folder: &Path) {
     let packages = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/deb");
     sh(&format!("dpkg-deb --fsys-tarfile {packages}/kiln-agent_*.deb | tar -x ./usr/bin/kiln-agent"), folder);
 }
