@@ -8,12 +8,11 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::super::edit::must;
-use super::super::{Failure, Frequency, Handled, Handler, Outcome, check};
+use super::super::{Failure, Finds, Frequency, Handled, Handler, Outcome, check};
 use super::block::{self, Block};
 use super::{Pass, WORTH, config};
 use crate::context::Context;
 use crate::system::{RunError, System};
-use crate::userdata::Script;
 
 /// Whoever puts this file into an image wants no growing.
 const DISABLED: &str = "/etc/growroot-disabled";
@@ -49,8 +48,9 @@ impl Handler for Growpart {
     const SUMMARY: &'static str = "Lets the partition under / grow with its disk";
     const STAGE: Stage = Stage::Init;
     const FREQUENCY: Frequency = Frequency::Boot;
-    const FINDS: Option<fn(&System, &[Script]) -> bool> = Some(|system, _| {
-        block::root(system).is_some_and(|(_, device)| device.could_grow(system)) && !system.exists(DISABLED)
+    const FINDS: Option<Finds> = Some(|system, config, _| {
+        let root_could_grow = || block::root(system).is_some_and(|(_, device)| device.could_grow(system));
+        config.get("growpart").is_some() || (root_could_grow() && !system.exists(DISABLED))
     });
     type Config = Config;
 
@@ -188,7 +188,7 @@ mod tests {
     const SMALL: &[(u64, u64, u64)] = &[(1, 2048, 100_000)];
 
     fn is_found(context: &Context) -> bool {
-        Growpart::FINDS.is_some_and(|finds| finds(&context.system, &[]))
+        Growpart::FINDS.is_some_and(|finds| finds(&context.system, &context.config, &[]))
     }
 
     #[test]

@@ -8,12 +8,11 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::super::edit::must;
-use super::super::{Failure, Frequency, Handled, Handler, Outcome, check};
+use super::super::{Failure, Finds, Frequency, Handled, Handler, Outcome, check};
 use super::WORTH;
 use super::block::{self, Block};
 use crate::context::Context;
 use crate::system::System;
-use crate::userdata::Script;
 
 const INSTALL: &str = "install it into the image, or set `resize_rootfs: false`";
 
@@ -39,7 +38,10 @@ impl Handler for ResizeFs {
     const SUMMARY: &'static str = "Lets the file system at / grow with its disk";
     const STAGE: Stage = Stage::Init;
     const FREQUENCY: Frequency = Frequency::Boot;
-    const FINDS: Option<fn(&System, &[Script]) -> bool> = Some(|system, _| {
+    const FINDS: Option<Finds> = Some(|system, config, _| {
+        if config.get("resize_rootfs").is_some() {
+            return true;
+        }
         // Its turn is decided before growpart has run.
         block::root(system).is_some_and(|(mount, device)| {
             device.could_grow(system)
@@ -196,7 +198,7 @@ mod tests {
     /// Runs on such a machine: whether it was found to have work, how it ended, and what was run.
     fn run(keys: &str, kind: &str, mib: u64) -> Option<(bool, Handled, String)> {
         let (_tree, mut context) = machine(keys, kind, mib)?;
-        let found = ResizeFs::FINDS.is_some_and(|finds| finds(&context.system, &[]));
+        let found = ResizeFs::FINDS.is_some_and(|finds| finds(&context.system, &context.config, &[]));
         let handled = context.run_handler::<ResizeFs>();
         Some((found, handled, context.system.read_text("/said").unwrap_or_default()))
     }
