@@ -90,7 +90,7 @@ async fn read(imds: Imds) -> Result<Instance, Error> {
 }
 
 /// What the parts amount to; none without an instance id.
-fn instance(document: &Json, metadata: Json) -> Option<Instance> {
+pub fn instance(document: &Json, metadata: Json) -> Option<Instance> {
     let from_document = |key: &str| document.get(key).and_then(Json::as_str).map(str::to_owned);
     let from_tree = |path: &str| {
         let text = metadata.pointer(path)?.as_str()?.trim();

@@ -5,7 +5,7 @@
 //! An id or a host name in such a line wins over the meta-data of any place.
 
 mod line;
-mod meta;
+pub mod meta;
 
 use std::io;
 use std::time::Instant;
