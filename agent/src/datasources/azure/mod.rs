@@ -214,6 +214,25 @@ mod tests {
     }
 
     #[test]
+    fn the_user_of_the_order_ranks_between_the_image_and_the_user_data() {
+        let (_tree, system) = tree(&[("/etc/kiln/agent.yaml", "default_user: {name: image, shell: /bin/zsh}")]);
+        let ovf = ovf::parse(ovf::tests::DOCUMENT.as_bytes()).unwrap();
+        let mut instance = instance("i-1", ovf, json!({})).unwrap();
+        let default_user = |instance: &Instance| {
+            let config = crate::config::Config::load(&system, instance, None);
+            assert_eq!(config.diagnostics, []);
+            config.root.get("default_user").unwrap().to_json()
+        };
+        let user = default_user(&instance);
+        assert_eq!(
+            (&user["name"], &user["shell"], &user["lock_passwd"]),
+            (&json!("operator"), &json!("/bin/zsh"), &json!(false))
+        );
+        instance.user_data = b"#cloud-config\ndefault_user: {name: mine}\n".to_vec();
+        assert_eq!(default_user(&instance)["name"], "mine");
+    }
+
+    #[test]
     fn the_document_as_it_was_kept_serves_later_boots() {
         let kept = ovf::parse(ovf::tests::DOCUMENT.as_bytes()).unwrap().redacted;
         let (_tree, system) = tree(&[("/var/lib/waagent/ovf-env.xml", &kept)]);
