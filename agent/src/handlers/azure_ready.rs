@@ -19,7 +19,7 @@ pub struct AzureReady;
 
 impl Handler for AzureReady {
     const NAME: &'static str = "azure_ready";
-    const SUMMARY: &'static str = "Tells Azure that the machine is set up, or that it has no instance data";
+    const SUMMARY: &'static str = "Tells Azure that the machine is set up";
     const STAGE: Stage = Stage::Init;
     const FREQUENCY: Frequency = Frequency::Instance;
     const FINDS: Option<fn(&System, &[Script]) -> bool> = Some(|system, _| azure::is_azure(system));

@@ -18,6 +18,7 @@ use super::place::{Place, dmi, key_lines, text};
 use super::{Datasource, Detected, Instance, SourceError};
 use crate::net::service::{Api, Service};
 use crate::net::{self};
+use crate::report::instance_folder;
 use crate::system::{FileOptions, System};
 use ovf::Ovf;
 pub use wire::report;
@@ -67,19 +68,22 @@ pub fn is_azure(system: &System) -> bool {
 }
 
 fn read(system: &System, service: &Service) -> Result<Instance, SourceError> {
-    let ovf = document(system)?;
     let told = imds(service)?;
     let of_firmware = Some(dmi(system, "product_uuid").to_lowercase()).filter(|id| !id.is_empty());
     let none = || format!("neither the firmware nor the metadata service at {} tells an id", service.base());
     let id = of_firmware.or_else(|| text(&told, "/compute/vmId")).ok_or_else(none)?;
+    let ovf = document(system, &id)?;
     Ok(instance(&id, ovf, told)?)
 }
 
 /// The document, from the disk or as it was kept; empty where there is none.
-fn document(system: &System) -> Result<Ovf, String> {
+fn document(system: &System, id: &str) -> Result<Ovf, String> {
     let disk = Place::disk_like(system, LABEL);
     let is_new = disk.is_some();
-    let Some(place) = disk.or_else(|| Place::folder(system, FOLDERS, DOCUMENT)) else { return Ok(Ovf::default()) };
+    // What was kept for another machine came with an image of its disk.
+    let kept = system.exists(instance_folder(id));
+    let folders = if kept { &FOLDERS[..] } else { &FOLDERS[..1] };
+    let Some(place) = disk.or_else(|| Place::folder(system, folders, DOCUMENT)) else { return Ok(Ovf::default()) };
     let [Some(bytes)] = place.read(system, [DOCUMENT])? else {
         return Err(format!("{}: it has no {DOCUMENT}", place.name()));
     };
@@ -233,12 +237,16 @@ mod tests {
     }
 
     #[test]
-    fn the_document_as_it_was_kept_serves_later_boots() {
-        let kept = ovf::parse(ovf::tests::DOCUMENT.as_bytes()).unwrap().redacted;
+    fn the_document_as_it_was_kept_serves_later_boots_of_the_same_machine() {
+        let kept = ovf::parse(ovf::tests::DOCUMENT.as_bytes()).unwrap().redacted.replace("web", "kept");
         let (_tree, system) = tree(&[("/var/lib/waagent/ovf-env.xml", &kept)]);
         // Azure's own agent keeps it on machines elsewhere, too.
         assert_eq!(Azure.detect(&system), Detected::No);
-        let instance = read(&system, &testing::service(&API, &testing::server(&API, WHOLE))).unwrap();
+        let told = || read(&system, &testing::service(&API, &testing::server(&API, WHOLE))).unwrap();
+        assert_eq!(told().hostname.as_deref(), Some("web"), "it is of the machine whose disk became an image");
+        system.make_dir(instance_folder(&told().id), 0o755, None).unwrap();
+        let instance = told();
+        assert_eq!(instance.hostname.as_deref(), Some("kept"));
         assert_eq!(instance.settings["default_user"], json!({"name": "operator"}));
         assert_eq!(instance.user_data, b"#!/bin/sh\n");
     }
