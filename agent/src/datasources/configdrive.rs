@@ -35,8 +35,8 @@ impl Datasource for ConfigDrive {
 }
 
 fn place(system: &System) -> Option<Place> {
-    let folder = |file| Place::folder(system, FOLDERS, file);
-    folder(openstack::DOCUMENTS[0]).or_else(|| folder(EC2[0])).or_else(|| Place::disk(system, LABEL))
+    let documents = [openstack::DOCUMENTS[0], EC2[0]];
+    Place::folder(system, FOLDERS, &documents).or_else(|| Place::disk(system, LABEL))
 }
 
 fn read(system: &System, place: &Place) -> Result<Instance, String> {

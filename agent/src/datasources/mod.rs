@@ -4,6 +4,9 @@
 //! 1. Write `datasources/NAME.rs` with a unit struct and `impl Datasource` for it.
 //! 2. Add its module and its line in [`SOURCES`].
 //!
+//! What sources share is in `place` (firmware, folders, disks) and in [`crate::net::service`]; `testing`
+//! has a service with every fault, which a new source is to survive.
+//!
 //! `detect` looks at the machine (DMI, labels, the kernel command line) and never at the network, so
 //! that a boot never waits for a service of a cloud it is not in.
 
@@ -27,16 +30,17 @@ mod place;
 mod testing;
 mod vmware;
 
-/// Every source, in the order in which they are asked.
+/// Every source, in the order in which they are asked. The first that the machine shows is not looked
+/// beyond, so what most machines have comes early.
 pub static SOURCES: &[&dyn Datasource] = &[
     &nocloud::NoCloud,
     &configdrive::ConfigDrive,
+    &ec2::Ec2,
     &vmware::Vmware,
     &azure::Azure,
     &gce::Gce,
     &openstack::OpenStack,
     &digitalocean::DigitalOcean,
-    &ec2::Ec2,
 ];
 
 /// Source and id of the instance when no source knows one: the machine is then set up by the image alone.
@@ -266,7 +270,10 @@ mod tests {
         assert_eq!(found(&[DRIVE, GOOGLE], None), "i-drive");
         assert_eq!(found(&[GOOGLE], None), "later");
         let why = found(&[], None);
-        assert!(why.contains("looked for nocloud, configdrive, vmware, azure, gce, openstack,"), "{why}");
+        assert!(
+            why.contains("looked for nocloud, configdrive, ec2, vmware, azure, gce, openstack, digitalocean"),
+            "{why}"
+        );
         // A seed that cannot be used does not hide the next source.
         assert_eq!(found(&[(SEED.0, "- a"), DRIVE], None), "i-drive");
     }

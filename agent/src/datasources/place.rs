@@ -37,9 +37,10 @@ impl Place {
         labels.into_iter().find(|label| label.starts_with(start)).map(|label| Place::Disk(format!("{LABELS}/{label}")))
     }
 
-    /// The first of these folders that has this file.
-    pub fn folder(system: &System, folders: &[&str], file: &str) -> Option<Self> {
-        let found = folders.iter().find(|folder| system.exists(format!("{folder}/{file}")));
+    /// The first of these folders that has one of these files.
+    pub fn folder(system: &System, folders: &[&str], files: &[&str]) -> Option<Self> {
+        let has = |folder: &&&str| files.iter().any(|file| system.exists(format!("{folder}/{file}")));
+        let found = folders.iter().find(has);
         found.map(|folder| Place::Folder((*folder).to_owned()))
     }
 
@@ -101,8 +102,8 @@ mod tests {
         }
         assert_eq!(Place::disk(&system, "config-2").unwrap().name(), "/dev/disk/by-label/CONFIG-2");
         assert_eq!(Place::disk_like(&system, "rd_rdfe_").unwrap().name(), "/dev/disk/by-label/rd_rdfe_stable.1");
-        assert_eq!(Place::folder(&system, &["/none", "/seed"], "a"), None);
-        let folder = Place::folder(&system, &["/none", "/seed"], "b").unwrap();
+        assert_eq!(Place::folder(&system, &["/none", "/seed"], &["a"]), None);
+        let folder = Place::folder(&system, &["/none", "/seed"], &["a", "b"]).unwrap();
         assert_eq!(folder.read(&system, ["a", "b"]), Ok([None, Some(b"x".to_vec())]));
         system.make_dir("/seed/c", 0o755, None).unwrap();
         assert!(folder.read(&system, ["c"]).unwrap_err().starts_with("/seed/c: "));

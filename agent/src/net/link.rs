@@ -78,13 +78,13 @@ async fn first_to_answer<T>(
     let (mut first, mut second) = (pin!(first), pin!(second));
     let mut unheard: [Option<Error>; 2] = [None, None];
     std::future::poll_fn(|context| {
-        for index in 0..2 {
-            if unheard[index].is_some() {
+        for (index, unheard) in unheard.iter_mut().enumerate() {
+            if unheard.is_some() {
                 continue;
             }
             let polled = if index == 0 { first.as_mut().poll(context) } else { second.as_mut().poll(context) };
             match polled {
-                Poll::Ready(Err(error)) if error.status.is_none() => unheard[index] = Some(error),
+                Poll::Ready(Err(error)) if error.status.is_none() => *unheard = Some(error),
                 Poll::Ready(result) => return Poll::Ready((index, result)),
                 Poll::Pending => {}
             }

@@ -53,7 +53,7 @@ impl Datasource for Azure {
     }
 
     fn detect(&self, system: &System) -> Detected {
-        let yes = is_azure(system) || Place::folder(system, &FOLDERS[..1], DOCUMENT).is_some();
+        let yes = is_azure(system) || Place::folder(system, &FOLDERS[..1], &[DOCUMENT]).is_some();
         if yes { Detected::Yes } else { Detected::No }
     }
 
@@ -73,6 +73,12 @@ fn read(system: &System, service: &Service) -> Result<Instance, SourceError> {
     let none = || format!("neither the firmware nor the metadata service at {} tells an id", service.base());
     let id = of_firmware.or_else(|| text(&told, "/compute/vmId")).ok_or_else(none)?;
     let ovf = document(system, &id)?;
+    let pool = text(&told, "/extended/compute/ppsType").filter(|kind| kind != "None");
+    if ovf.is_of_pool || pool.is_some() {
+        let message = "this machine waits in a pool of Azure for its order, which the agent cannot do; \
+                       let cloud-init provision machines of pools";
+        return Err(message.to_owned().into());
+    }
     Ok(instance(&id, ovf, told)?)
 }
 
@@ -82,8 +88,8 @@ fn document(system: &System, id: &str) -> Result<Ovf, String> {
     let is_new = disk.is_some();
     // What was kept for another machine came with an image of its disk.
     let kept = system.exists(instance_folder(id));
-    let folders = if kept { &FOLDERS[..] } else { &FOLDERS[..1] };
-    let Some(place) = disk.or_else(|| Place::folder(system, folders, DOCUMENT)) else { return Ok(Ovf::default()) };
+    let folders = if kept { FOLDERS } else { &FOLDERS[..1] };
+    let Some(place) = disk.or_else(|| Place::folder(system, folders, &[DOCUMENT])) else { return Ok(Ovf::default()) };
     let [Some(bytes)] = place.read(system, [DOCUMENT])? else {
         return Err(format!("{}: it has no {DOCUMENT}", place.name()));
     };
@@ -171,6 +177,7 @@ mod tests {
         "platformFaultDomain": "1", "vmSize": "Standard_B1s", "subscriptionId": "8d10da13", "userData": "IyEvYmluL3NoCg==",
         "osProfile": {"adminUsername": "operator", "computerName": "web", "disablePasswordAuthentication": "true"},
         "publicKeys": [{"keyData": "ssh-rsa AAAA\r\nBBBB me\r\n", "path": "/home/operator/.ssh/authorized_keys"}]},
+        "extended": {"compute": {"hasCustomData": false, "ppsType": "None"}},
         "network": {"interface": [{"ipv4": {"ipAddress": [{"privateIpAddress": "10.0.0.4", "publicIpAddress": "203.0.113.8"}]},
             "ipv6": {"ipAddress": []}, "macAddress": "000D3A"}]}}"#;
     const WHOLE: Values = &[("/metadata/instance?api-version=2021-08-01&extended=true", TOLD)];

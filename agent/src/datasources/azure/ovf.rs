@@ -22,6 +22,8 @@ pub struct Ovf {
     pub hostname: Option<String>,
     /// Public keys that stand in it; others are named by their fingerprint only.
     pub public_keys: Vec<String>,
+    /// Whether the machine waits in a pool for what it is to be.
+    pub is_of_pool: bool,
     /// The user-data.
     pub custom_data: Vec<u8>,
     /// The document without its passwords.
@@ -51,6 +53,7 @@ pub fn parse(bytes: &[u8]) -> Result<Ovf, String> {
         no_password_login: own("DisableSshPasswordAuthentication").map(|word| word.eq_ignore_ascii_case("true")),
         hostname: own("HostName"),
         public_keys: keys.iter().filter_map(|key| key.text("Value")).map(str::to_owned).collect(),
+        is_of_pool: root.text("PreprovisionedVm").is_some_and(|word| word.eq_ignore_ascii_case("true")),
         custom_data,
         redacted: without_passwords(text, &root),
     })
@@ -103,6 +106,8 @@ pub mod tests {
         assert_eq!(ovf.custom_data, b"#!/bin/sh\n");
         assert_eq!(ovf.public_keys, ["ssh-rsa AAAA me"]);
         assert_eq!(ovf.redacted, DOCUMENT.replace("hunter2&lt;&amp;", "REDACTED"));
+        assert!(!ovf.is_of_pool);
+        assert!(parse(DOCUMENT.replace("Vm>false", "Vm>true").as_bytes()).unwrap().is_of_pool);
         let again = parse(ovf.redacted.as_bytes()).unwrap();
         assert_eq!((again.password, again.custom_data), (None, ovf.custom_data));
     }

@@ -7,20 +7,18 @@
 mod line;
 pub mod meta;
 
-use std::io;
 use std::time::Instant;
 
 use kiln_schema::paths;
 
+use super::place::Place;
 use super::{Datasource, Detected, Instance, SourceError};
 use crate::system::System;
 use line::Line;
 
-/// Most bytes of a file of a seed.
-const LIMIT: u64 = 16 * 1024 * 1024;
 /// The files of a seed.
 const FILES: [&str; 3] = ["user-data", "meta-data", "vendor-data"];
-const LABELS: &[&str] = &["/dev/disk/by-label/cidata", "/dev/disk/by-label/CIDATA"];
+const LABEL: &str = "cidata";
 const SERIAL: &str = "/sys/class/dmi/id/product_serial";
 
 /// A seed on the machine itself.
@@ -45,34 +43,28 @@ impl Datasource for NoCloud {
     }
 }
 
-/// A seed: where it was, and its files in the order of [`FILES`].
-struct Seed {
-    place: String,
-    files: Vec<Option<Vec<u8>>>,
-}
-
 fn fetch(system: &System) -> Result<Instance, String> {
     let line = line(system);
     let told = line.clone().unwrap_or_default();
-    let mut seed = match (&told.seed, folder(system), disk(system)) {
-        (Some(address), ..) => in_folder(system, local_folder(address)?)?,
-        (None, Some(folder), _) => in_folder(system, folder)?,
-        (None, None, Some(device)) => on_disk(system, device)?,
+    let place = match &told.seed {
+        Some(address) => Some(Place::Folder(local_folder(address)?.to_owned())),
+        None => folder(system).or_else(|| disk(system)),
+    };
+    let (name, [user_data, meta_data, vendor_data]) = match &place {
+        Some(place) => (place.name(), seed(system, place)?),
         // The line alone may name the instance.
-        (None, None, None) if line.is_some() => Seed { place: String::new(), files: vec![None; FILES.len()] },
-        (None, None, None) => {
-            return Err(format!("no user-data in {}, and no disk with the label cidata", paths::SEEDS.join(" or ")));
+        None if line.is_some() => ("", Default::default()),
+        None => {
+            return Err(format!("no user-data in {}, and no disk with the label {LABEL}", paths::SEEDS.join(" or ")));
         }
     };
-    let mut file = |index: usize| seed.files[index].take().unwrap_or_default();
-    let [user_data, meta_data, vendor_data] = std::array::from_fn(&mut file);
-    let meta = meta::parse(&format!("{}/meta-data", seed.place), &meta_data)?;
+    let meta = meta::parse(&format!("{name}/meta-data"), &meta_data.unwrap_or_default())?;
     let mut instance = Instance::new("nocloud", &told.id.or(meta.id).unwrap_or_else(|| "nocloud".to_owned()));
     instance.hostname = told.hostname.or(meta.hostname);
     instance.public_keys = meta.public_keys;
     instance.launch_index = meta.launch_index;
-    instance.user_data = user_data;
-    instance.vendor_data = vendor_data;
+    instance.user_data = user_data.unwrap_or_default();
+    instance.vendor_data = vendor_data.unwrap_or_default();
     instance.metadata = meta.all;
     Ok(instance)
 }
@@ -87,13 +79,21 @@ fn line(system: &System) -> Option<Line> {
     }
 }
 
-fn folder(system: &System) -> Option<&'static str> {
-    let has_seed = |folder: &&str| ["user-data", "meta-data"].iter().any(|f| system.exists(format!("{folder}/{f}")));
-    paths::SEEDS.iter().copied().find(has_seed)
+fn folder(system: &System) -> Option<Place> {
+    Place::folder(system, paths::SEEDS, &FILES[..2])
 }
 
-fn disk(system: &System) -> Option<&'static str> {
-    LABELS.iter().copied().find(|label| system.exists(label))
+fn disk(system: &System) -> Option<Place> {
+    Place::disk(system, LABEL)
+}
+
+/// The files of a seed, in the order of [`FILES`].
+fn seed(system: &System, place: &Place) -> Result<[Option<Vec<u8>>; 3], String> {
+    let files = place.read(system, FILES)?;
+    if files[..2].iter().all(Option::is_none) {
+        return Err(format!("{}: it has neither user-data nor meta-data", place.name()));
+    }
+    Ok(files)
 }
 
 /// The folder of a seed's address. An address may hold a password, so it is not shown.
@@ -108,28 +108,6 @@ fn local_folder(address: &str) -> Result<&str, String> {
          {} or onto a disk with the label cidata",
         paths::SEEDS[0]
     ))
-}
-
-fn in_folder(system: &System, folder: &str) -> Result<Seed, String> {
-    let read = |name: &str| match system.read_limited(format!("{folder}/{name}"), LIMIT) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.to_string()),
-    };
-    let files = FILES.iter().map(|name| read(name)).collect::<Result<Vec<_>, _>>()?;
-    complete(Seed { place: folder.to_owned(), files })
-}
-
-fn on_disk(system: &System, device: &str) -> Result<Seed, String> {
-    let files = system.read_disk(device, &FILES, LIMIT).map_err(|error| error.to_string())?;
-    complete(Seed { place: device.to_owned(), files })
-}
-
-fn complete(seed: Seed) -> Result<Seed, String> {
-    if seed.files[..2].iter().all(Option::is_none) {
-        return Err(format!("{}: it has neither user-data nor meta-data", seed.place));
-    }
-    Ok(seed)
 }
 
 #[cfg(test)]
