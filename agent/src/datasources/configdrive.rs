@@ -20,7 +20,7 @@ impl Datasource for ConfigDrive {
         "configdrive"
     }
 
-    fn needs_network(&self) -> bool {
+    fn needs_network(&self, _: &System) -> bool {
         false
     }
 

@@ -20,7 +20,7 @@ impl Datasource for DigitalOcean {
         "digitalocean"
     }
 
-    fn needs_network(&self) -> bool {
+    fn needs_network(&self, _: &System) -> bool {
         true
     }
 

@@ -34,7 +34,7 @@ impl Datasource for Ec2 {
         "ec2"
     }
 
-    fn needs_network(&self) -> bool {
+    fn needs_network(&self, _: &System) -> bool {
         true
     }
 

@@ -31,7 +31,7 @@ impl Datasource for Gce {
         "gce"
     }
 
-    fn needs_network(&self) -> bool {
+    fn needs_network(&self, _: &System) -> bool {
         true
     }
 

@@ -81,8 +81,8 @@ pub trait Datasource: Sync {
     /// The name in the status and in `datasource:`.
     fn name(&self) -> &'static str;
 
-    /// Whether it needs the network, and so the `init` stage.
-    fn needs_network(&self) -> bool;
+    /// Whether it needs the network on this machine, and so the `init` stage.
+    fn needs_network(&self, system: &System) -> bool;
 
     /// What can be seen on the machine.
     fn detect(&self, system: &System) -> Detected;
@@ -129,7 +129,7 @@ pub fn search(system: &System, pinned: Option<&[String]>, stage: Stage, deadline
                 continue;
             }
         };
-        if stage == Stage::Local && source.needs_network() {
+        if stage == Stage::Local && source.needs_network(system) {
             // A source without the network that comes later in the order must not win over this one.
             return Search::Later;
         }

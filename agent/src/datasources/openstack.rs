@@ -39,7 +39,7 @@ impl Datasource for OpenStack {
         "openstack"
     }
 
-    fn needs_network(&self) -> bool {
+    fn needs_network(&self, _: &System) -> bool {
         true
     }
 

@@ -30,7 +30,7 @@ impl Datasource for Vmware {
         "vmware"
     }
 
-    fn needs_network(&self) -> bool {
+    fn needs_network(&self, _: &System) -> bool {
         false
     }
 

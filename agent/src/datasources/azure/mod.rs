@@ -48,7 +48,7 @@ impl Datasource for Azure {
         "azure"
     }
 
-    fn needs_network(&self) -> bool {
+    fn needs_network(&self, _: &System) -> bool {
         true
     }
 

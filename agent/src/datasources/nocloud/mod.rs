@@ -1,24 +1,30 @@
 //! `nocloud`: user-data and meta-data that the machine itself carries.
 //!
-//! Places, the first one that has a seed counts: the folder that `ds=nocloud;s=…` names (in the serial
-//! number of the machine, or on the kernel's command line), a seed folder, a disk with the label `cidata`.
+//! Places, the first one that has a seed counts: the folder or the server (`http://…`) that
+//! `ds=nocloud;s=…` names (in the serial number of the machine, or on the kernel's command line), a seed
+//! folder, a disk with the label `cidata`.
 //! An id or a host name in such a line wins over the meta-data of any place.
 
 mod line;
 pub mod meta;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kiln_schema::paths;
 
 use super::place::Place;
 use super::{Datasource, Detected, Instance, SourceError};
+use crate::net::{self, hidden};
 use crate::system::System;
 use line::Line;
 
 /// The files of a seed.
 const FILES: [&str; 3] = ["user-data", "meta-data", "vendor-data"];
 const LABEL: &str = "cidata";
+/// A server's seed is there by then. `init` has 300 s, and its handlers need a part of them.
+const BUDGET: Duration = Duration::from_secs(120);
+/// Most bytes of a file of a server.
+const LIMIT: usize = 16 * 1024 * 1024;
 const SERIAL: &str = "/sys/class/dmi/id/product_serial";
 
 /// A seed on the machine itself.
@@ -29,8 +35,8 @@ impl Datasource for NoCloud {
         "nocloud"
     }
 
-    fn needs_network(&self) -> bool {
-        false
+    fn needs_network(&self, system: &System) -> bool {
+        line(system).and_then(|line| line.seed).is_some_and(|seed| is_url(&seed))
     }
 
     fn detect(&self, system: &System) -> Detected {
@@ -38,23 +44,25 @@ impl Datasource for NoCloud {
         if here { Detected::Yes } else { Detected::No }
     }
 
-    fn fetch(&self, system: &System, _: Instant) -> Result<Instance, SourceError> {
-        fetch(system).map_err(|message| SourceError { message })
+    fn fetch(&self, system: &System, deadline: Instant) -> Result<Instance, SourceError> {
+        Ok(fetch(system, deadline.min(Instant::now() + BUDGET))?)
     }
 }
 
-fn fetch(system: &System) -> Result<Instance, String> {
+fn fetch(system: &System, deadline: Instant) -> Result<Instance, String> {
     let line = line(system);
     let told = line.clone().unwrap_or_default();
     let place = match &told.seed {
+        Some(address) if is_url(address) => None,
         Some(address) => Some(Place::Folder(local_folder(address)?.to_owned())),
         None => folder(system).or_else(|| disk(system)),
     };
-    let (name, [user_data, meta_data, vendor_data]) = match &place {
-        Some(place) => (place.name(), seed(system, place)?),
+    let (name, [user_data, meta_data, vendor_data]) = match (&told.seed, &place) {
+        (_, Some(place)) => (place.name().to_owned(), complete(place.name(), place.read(system, FILES)?)?),
+        (Some(url), None) => (shown(url), from_server(system, url, deadline)?),
         // The line alone may name the instance.
-        None if line.is_some() => ("", Default::default()),
-        None => {
+        (None, None) if line.is_some() => (String::new(), Default::default()),
+        (None, None) => {
             return Err(format!("no user-data in {}, and no disk with the label {LABEL}", paths::SEEDS.join(" or ")));
         }
     };
@@ -88,12 +96,37 @@ fn disk(system: &System) -> Option<Place> {
 }
 
 /// The files of a seed, in the order of [`FILES`].
-fn seed(system: &System, place: &Place) -> Result<[Option<Vec<u8>>; 3], String> {
-    let files = place.read(system, FILES)?;
+type Files = [Option<Vec<u8>>; 3];
+
+fn complete(place: &str, files: Files) -> Result<Files, String> {
     if files[..2].iter().all(Option::is_none) {
-        return Err(format!("{}: it has neither user-data nor meta-data", place.name()));
+        return Err(format!("{place}: it has neither user-data nor meta-data"));
     }
     Ok(files)
+}
+
+fn is_url(address: &str) -> bool {
+    address.starts_with("http://") || address.starts_with("https://")
+}
+
+/// The files below an address. What the server says to be missing is; any other refusal is told.
+fn from_server(system: &System, url: &str, deadline: Instant) -> Result<Files, String> {
+    // A name may also be the value of a query, `http://…?file=`.
+    let between = if url.ends_with(['/', '=', '?', '&']) { "" } else { "/" };
+    let mut files = Files::default();
+    for (file, name) in files.iter_mut().zip(FILES) {
+        *file = match net::get(system, &format!("{url}{between}{name}"), LIMIT, deadline) {
+            Ok(bytes) => Some(bytes),
+            Err(error) if error.status == Some(404) => None,
+            Err(error) => return Err(error.message),
+        };
+    }
+    complete(&shown(url), files)
+}
+
+/// An address without what may be secret in it.
+fn shown(url: &str) -> String {
+    hidden(url.trim_end_matches('/'))
 }
 
 /// The folder of a seed's address. An address may hold a password, so it is not shown.
@@ -104,7 +137,7 @@ fn local_folder(address: &str) -> Result<&str, String> {
     }
     let kind = path.split_once("://").map_or("no absolute path", |(scheme, _)| scheme);
     Err(format!(
-        "`ds=nocloud;s=…` names a seed that is not a folder ({kind}), which is not supported; put the files into \
+        "`ds=nocloud;s=…` names a seed that is neither a folder nor a server of HTTP ({kind}); put the files into \
          {} or onto a disk with the label cidata",
         paths::SEEDS[0]
     ))
@@ -116,6 +149,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::net::testing::{Received, Reply, Server, answer};
     use crate::system::FileOptions;
 
     fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, System) {
@@ -129,6 +163,55 @@ mod tests {
 
     const SEED: &str = "/var/lib/kiln/seed/nocloud";
 
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(30)
+    }
+
+    /// What a machine makes of a server that answers so.
+    fn from(
+        reply: impl Fn(&Received, usize) -> Reply + Send + Sync + 'static,
+        time: Duration,
+    ) -> Result<Instance, String> {
+        let server = Server::start(reply);
+        let line = format!("ds=nocloud;s={}/;h=line", server.url("").replace("://", "://me:hunter2@") + "/seed");
+        let (_tree, system) = tree(&[("/proc/cmdline", &line)]);
+        assert!(NoCloud.needs_network(&system));
+        fetch(&system, Instant::now() + time)
+    }
+
+    #[test]
+    fn a_server_has_the_seed_and_may_stumble() {
+        let told = from(
+            |request, before| match (before, request.target.as_str()) {
+                (0, _) => Reply::Answer(503, vec!["retry-after: 0".to_owned()], Vec::new()),
+                (1, _) => Reply::Reset,
+                (_, "/seed/user-data") => answer(200, "#!server"),
+                (_, "/seed/meta-data") => answer(200, "{instance-id: i-server, local-hostname: meta}"),
+                _ => answer(404, ""),
+            },
+            Duration::from_secs(30),
+        );
+        let instance = told.unwrap();
+        assert_eq!((instance.id.as_str(), instance.hostname.as_deref()), ("i-server", Some("line")));
+        assert_eq!((instance.user_data.as_slice(), instance.vendor_data.len()), (&b"#!server"[..], 0));
+    }
+
+    #[test]
+    fn a_server_that_has_no_seed_is_told_without_its_password() {
+        let long = Duration::from_secs(30);
+        let short = Duration::from_secs(1);
+        for (told, sentence) in [
+            (from(|_, _| answer(404, ""), long), "/seed: it has neither user-data nor meta-data"),
+            (from(|_, _| answer(401, ""), long), "/seed/user-data: HTTP 401 Unauthorized"),
+            (from(|_, _| answer(200, "- a"), long), "/seed/meta-data: it must be a mapping"),
+            (from(|_, _| Reply::Silence, short), "/seed/user-data: no answer within"),
+            (from(|_, _| Reply::Stall("#!half"), short), "/seed/user-data: no answer within"),
+        ] {
+            let told = told.unwrap_err();
+            assert!(told.contains(sentence) && !told.contains("hunter2"), "{told}");
+        }
+    }
+
     #[test]
     fn a_line_names_the_folder_and_wins_over_the_meta_data() {
         let (_tree, system) = tree(&[
@@ -139,7 +222,7 @@ mod tests {
             ("/var/lib/cloud/seed/nocloud/user-data", "#!b"),
         ]);
         assert_eq!(NoCloud.detect(&system), Detected::Yes);
-        let instance = fetch(&system).unwrap();
+        let instance = fetch(&system, soon()).unwrap();
         assert_eq!((instance.id.as_str(), instance.hostname.as_deref()), ("serial", Some("line")));
         assert_eq!((instance.user_data, instance.public_keys), (b"#!a".to_vec(), vec!["ssh-rsa A".to_owned()]));
     }
@@ -150,16 +233,16 @@ mod tests {
         let meta_data = format!("{SEED}/meta-data");
         for (files, sentence) in [
             (
-                vec![("/proc/cmdline", "ds=nocloud-net;s=http://me:hunter2@10.0.0.1/")],
-                "not a folder (http), which is not supported",
+                vec![("/proc/cmdline", "ds=nocloud-net;s=ftp://me:hunter2@10.0.0.1/")],
+                "neither a folder nor a server of HTTP (ftp)",
             ),
-            (vec![("/proc/cmdline", "ds=nocloud;s=seed")], "not a folder (no absolute path)"),
+            (vec![("/proc/cmdline", "ds=nocloud;s=seed")], "neither a folder nor a server of HTTP (no absolute path)"),
             (vec![("/proc/cmdline", "ds=nocloud;s=/srv/")], "/srv: it has neither user-data nor meta-data"),
             (vec![(user_data.as_str(), ""), (meta_data.as_str(), "- a")], "meta-data: it must be a mapping"),
             (vec![], "no user-data in /var/lib/kiln/seed/nocloud"),
         ] {
             let (_tree, system) = tree(&files);
-            let told = fetch(&system).unwrap_err();
+            let told = fetch(&system, soon()).unwrap_err();
             assert!(told.contains(sentence) && !told.contains("hunter2"), "{told}");
         }
     }
@@ -167,7 +250,7 @@ mod tests {
     #[test]
     fn a_line_without_a_seed_is_an_instance_without_user_data() {
         let (_tree, system) = tree(&[("/proc/cmdline", "ds=nocloud;i=i-1")]);
-        let instance = fetch(&system).unwrap();
+        let instance = fetch(&system, soon()).unwrap();
         assert_eq!((instance.id.as_str(), instance.user_data.is_empty()), ("i-1", true));
     }
 
@@ -195,7 +278,7 @@ mod tests {
         let number = std::os::unix::fs::MetadataExt::rdev(&std::fs::metadata(&device).unwrap());
         let (kind, mode) = (nix::sys::stat::SFlag::S_IFBLK, nix::sys::stat::Mode::S_IRUSR);
         nix::sys::stat::mknod(&label, kind, mode, number).unwrap();
-        let read = fetch(&system);
+        let read = fetch(&system, soon());
         let mounted = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         let detached = Command::new("losetup").args(["--detach", &device]).status().unwrap();
         let instance = read.unwrap();
