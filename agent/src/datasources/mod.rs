@@ -99,7 +99,7 @@ pub trait Datasource: Sync {
 pub enum Search {
     /// One answered.
     Found(Box<Instance>),
-    /// None that works without the network has one; ask again when it is up.
+    /// None that works without the network has one yet; ask again when the network is up.
     Later,
     /// No source has one, and why.
     None(String),
@@ -137,6 +137,10 @@ pub fn search(system: &System, pinned: Option<&[String]>, stage: Stage, deadline
             Ok(instance) => return Search::Found(Box::new(instance)),
             Err(error) => failures.push(format!("{}: {}", source.name(), error.message)),
         }
+    }
+    if stage == Stage::Local {
+        // A disk and its label may still be on their way: this stage runs beside udev.
+        return Search::Later;
     }
     if failures.is_empty() {
         let names: Vec<_> = SOURCES.iter().map(|s| s.name()).collect();
@@ -248,8 +252,12 @@ mod tests {
     const DRIVE: (&str, &str) = ("/config-drive/openstack/latest/meta_data.json", r#"{"uuid": "i-drive"}"#);
     const GOOGLE: (&str, &str) = ("/sys/class/dmi/id/product_name", "Google Compute Engine");
 
-    /// What the local stage finds: an id, `later`, or why there is none.
+    /// What the local stage finds: an id, or `later`.
     fn found(files: &[(&str, &str)], pinned: Option<&[&str]>) -> String {
+        look(files, pinned, Stage::Local)
+    }
+
+    fn look(files: &[(&str, &str)], pinned: Option<&[&str]>, stage: Stage) -> String {
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
         for (path, text) in files {
@@ -257,7 +265,7 @@ mod tests {
         }
         let pinned: Option<Vec<String>> = pinned.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
         let deadline = Instant::now() + Duration::from_secs(30);
-        match search(&system, pinned.as_deref(), Stage::Local, deadline) {
+        match search(&system, pinned.as_deref(), stage, deadline) {
             Search::Found(instance) => instance.id,
             Search::Later => "later".to_owned(),
             Search::None(why) => why,
@@ -269,7 +277,8 @@ mod tests {
         assert_eq!(found(&[SEED, DRIVE], None), "i-seed");
         assert_eq!(found(&[DRIVE, GOOGLE], None), "i-drive");
         assert_eq!(found(&[GOOGLE], None), "later");
-        let why = found(&[], None);
+        assert_eq!(found(&[], None), "later", "a disk may still show up");
+        let why = look(&[], None, Stage::Init);
         assert!(
             why.contains("looked for nocloud, configdrive, ec2, vmware, azure, gce, openstack, digitalocean"),
             "{why}"
@@ -283,7 +292,7 @@ mod tests {
         assert_eq!(found(&[SEED, DRIVE], Some(&["ConfigDrive", "None"])), "i-drive");
         assert_eq!(found(&[SEED], Some(&["GCE", "NoCloud"])), "later");
         assert_eq!(found(&[SEED], Some(&["None", "NoCloud"])), "none");
-        let why = found(&[], Some(&["NoClud", "ConfigDrive", "None"]));
+        let why = look(&[], Some(&["NoClud", "ConfigDrive", "None"]), Stage::Init);
         assert!(why.contains("NoClud: no such datasource; did you mean `nocloud`?; configdrive: no disk"), "{why}");
     }
 
