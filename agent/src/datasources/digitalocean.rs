@@ -54,8 +54,10 @@ fn read(service: &Service) -> Result<Instance, SourceError> {
     };
     instance.user_data = take("user_data");
     instance.vendor_data = take("vendor_data");
-    // The password of a droplet without keys.
-    take("auth_key");
+    // By these a program proves that it runs on this droplet.
+    for secret in ["auth_key", "auth_token"] {
+        take(secret);
+    }
     instance.metadata = told;
     Ok(instance)
 }
@@ -75,7 +77,7 @@ mod tests {
     )];
 
     #[test]
-    fn everything_that_the_service_tells_is_known_and_no_password() {
+    fn everything_that_the_service_tells_is_known_and_no_secret() {
         let instance = read(&testing::service(&API, &testing::server(&API, WHOLE))).unwrap();
         assert_eq!((instance.id.as_str(), instance.hostname.as_deref()), ("2756294", Some("sample-droplet")));
         assert_eq!(instance.public_keys, ["ssh-ed25519 AAAA me", "ssh-rsa BBBB you"]);

@@ -166,7 +166,7 @@ pub static CHECKLIST: &[Item] = &[
     Item::remove(
         "azure-order",
         "what the machine that baked was ordered with at Azure, its user-data among it",
-        &["/var/lib/waagent/ovf-env.xml"],
+        &["/var/lib/waagent/ovf-env.xml", "/var/lib/waagent/ovf-env.id"],
     ),
     Item {
         when: Some("/usr/bin/cloud-init"),

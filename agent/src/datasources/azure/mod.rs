@@ -1,7 +1,7 @@
 //! `azure`: `ovf-env.xml` on the disk of the first boot, and the metadata service.
 //!
 //! The disk is gone at later boots. As for Azure's own agent, its document is kept in [`KEPT`], without
-//! the password.
+//! the password and with the machine's id beside it.
 
 mod ovf;
 mod wire;
@@ -18,7 +18,6 @@ use super::place::{Place, dmi, key_lines, text};
 use super::{Datasource, Detected, Instance, SourceError};
 use crate::net::service::{Api, Service};
 use crate::net::{self};
-use crate::report::instance_folder;
 use crate::system::{FileOptions, System};
 use ovf::Ovf;
 pub use wire::report;
@@ -38,6 +37,8 @@ const CHASSIS: &str = "7783-7084-3265-9085-8269-3286-77";
 const LABEL: &str = "rd_rdfe_";
 const DOCUMENT: &str = "ovf-env.xml";
 const KEPT: &str = "/var/lib/waagent";
+/// Whose document is kept.
+const KEPT_ID: &str = "/var/lib/waagent/ovf-env.id";
 const FOLDERS: &[&str] = &["/var/lib/cloud/seed/azure", KEPT];
 
 /// A machine of Azure.
@@ -87,24 +88,24 @@ fn document(system: &System, id: &str) -> Result<Ovf, String> {
     let disk = Place::disk_like(system, LABEL);
     let is_new = disk.is_some();
     // What was kept for another machine came with an image of its disk.
-    let kept = system.exists(instance_folder(id));
-    let folders = if kept { FOLDERS } else { &FOLDERS[..1] };
+    let is_own = system.read_text(KEPT_ID).is_ok_and(|kept| kept.trim() == id);
+    let folders = if is_own { FOLDERS } else { &FOLDERS[..1] };
     let Some(place) = disk.or_else(|| Place::folder(system, folders, &[DOCUMENT])) else { return Ok(Ovf::default()) };
     let [Some(bytes)] = place.read(system, [DOCUMENT])? else {
         return Err(format!("{}: it has no {DOCUMENT}", place.name()));
     };
     let ovf = ovf::parse(&bytes).map_err(|why| format!("{}/{DOCUMENT}: {why}", place.name()))?;
-    if is_new {
-        let path = format!("{KEPT}/{DOCUMENT}");
-        let kept = system
-            .make_dir(KEPT, 0o700, None)
-            .and_then(|()| system.write(&path, &ovf.redacted, FileOptions::mode(0o600).durable()));
-        // Later boots would miss the user-data; this one has it.
-        if let Err(error) = kept {
-            tracing::error!("{path} cannot be kept for later boots: {error}");
-        }
+    // Later boots would miss the user-data; this one has it.
+    if is_new && let Err(error) = keep(system, id, &ovf) {
+        tracing::error!("{DOCUMENT} cannot be kept for later boots: {error}");
     }
     Ok(ovf)
+}
+
+fn keep(system: &System, id: &str, ovf: &Ovf) -> std::io::Result<()> {
+    system.make_dir(KEPT, 0o700, None)?;
+    system.write(format!("{KEPT}/{DOCUMENT}"), &ovf.redacted, FileOptions::mode(0o600).durable())?;
+    system.write(KEPT_ID, format!("{id}\n"), FileOptions::mode(0o600))
 }
 
 fn imds(service: &Service) -> Result<Json, net::Error> {
@@ -169,6 +170,8 @@ fn instance(id: &str, ovf: Ovf, mut told: Json) -> Result<Instance, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::datasources::testing::{self, Values};
     use crate::net::testing::{Reply, Server, answer};
@@ -245,13 +248,17 @@ mod tests {
 
     #[test]
     fn the_document_as_it_was_kept_serves_later_boots_of_the_same_machine() {
-        let kept = ovf::parse(ovf::tests::DOCUMENT.as_bytes()).unwrap().redacted.replace("web", "kept");
-        let (_tree, system) = tree(&[("/var/lib/waagent/ovf-env.xml", &kept)]);
-        // Azure's own agent keeps it on machines elsewhere, too.
+        let order = ovf::parse(ovf::tests::DOCUMENT.replace("web", "kept").as_bytes()).unwrap();
+        let (_tree, system) = tree(&[]);
+        keep(&system, "another", &order).unwrap();
+        let mode = |path: &str| system.metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode(KEPT), mode("/var/lib/waagent/ovf-env.xml")), (0o700, 0o600));
+        assert!(!system.read_text("/var/lib/waagent/ovf-env.xml").unwrap().contains("hunter2"));
+        // It may come with a disk to machines elsewhere, too.
         assert_eq!(Azure.detect(&system), Detected::No);
         let told = || read(&system, &testing::service(&API, &testing::server(&API, WHOLE))).unwrap();
         assert_eq!(told().hostname.as_deref(), Some("web"), "it is of the machine whose disk became an image");
-        system.make_dir(instance_folder(&told().id), 0o755, None).unwrap();
+        keep(&system, &told().id, &order).unwrap();
         let instance = told();
         assert_eq!(instance.hostname.as_deref(), Some("kept"));
         assert_eq!(instance.settings["default_user"], json!({"name": "operator"}));
