@@ -19,6 +19,8 @@ const TOOLS: [(&str, &[&str]); 2] = [("/usr/bin/vmware-rpctool", &[]), ("/usr/bi
 const PER_QUESTION: Duration = Duration::from_secs(10);
 /// Most bytes that a packed value may become.
 const LIMIT: usize = 16 * 1024 * 1024;
+/// So much of a program's output is kept; a value that reaches it may be cut off.
+const MOST: usize = 1024 * 1024;
 /// What stands in a value that was taken away after its use.
 const TAKEN_AWAY: &str = "---";
 
@@ -78,6 +80,9 @@ impl Asked {
         let question = format!("info-get guestinfo.{name}");
         let command = Command::new(program, left).args(before.iter().copied()).arg(question).capture();
         let finished = system.run(&command).map_err(|error| format!("guestinfo.{name}: {error}"))?;
+        if finished.stdout.len() >= MOST {
+            return Err(format!("guestinfo.{name}: larger than {MOST} bytes; pack it with gzip+base64"));
+        }
         // A value that is not set is a failure with `No value found`.
         Ok(finished.success().then(|| finished.text()).filter(|text| !text.trim().is_empty()))
     }
@@ -210,9 +215,13 @@ mod tests {
         assert!(error.ends_with("install the package open-vm-tools"), "{error}");
         let script = "#!/usr/bin/dash\n[ \"$1\" = --cmd ] || exit 2\ncase $2 in\n\
                       'info-get guestinfo.metadata') echo '{\"instance-id\": \"vm-2\"}' ;;\n\
+                      'info-get guestinfo.userdata') [ ! -e /large ] || printf %01100000d 0 ;;\n\
                       *) echo 'No value found' >&2; exit 1 ;;\nesac\n";
         system.write("/usr/bin/vmtoolsd", script, FileOptions::mode(0o755)).unwrap();
         let instance = Vmware.fetch(system, soon).unwrap();
         assert_eq!((instance.id.as_str(), instance.user_data.len()), ("vm-2", 0));
+        system.write("/large", "", FileOptions::default()).unwrap();
+        let error = Vmware.fetch(system, soon).unwrap_err().message;
+        assert!(error.starts_with("guestinfo.userdata: larger than 1048576 bytes"), "{error}");
     }
 }
