@@ -51,8 +51,8 @@ pub struct Config {
 impl Config {
     /// Reads the agent's files and the instance's documents, and checks every key.
     ///
-    /// Rank, highest first: user-data, vendor-data, `/etc/kiln/agent.d/*.yaml` (a later name wins),
-    /// `/etc/kiln/agent.yaml`.
+    /// Rank, highest first: user-data, vendor-data, the settings of the source, `/etc/kiln/agent.d/*.yaml`
+    /// (a later name wins), `/etc/kiln/agent.yaml`.
     ///
     /// Documents that these include are got by the fetcher; without one they are left out.
     pub fn load(system: &System, instance: &Instance, fetcher: Option<&dyn Fetch>) -> Self {
@@ -69,6 +69,8 @@ impl Config {
         }
         let mut diagnostics = Vec::new();
         let files = files(system, &mut diagnostics);
+        let settings = Node::from_json(&instance.settings, &Place::whole("datasource"));
+        let files = if settings.is_null() { files } else { userdata::layer(settings, files) };
         let root = userdata::layer(user_data.config, userdata::layer(vendor_data.config, files));
         let scripts = vendor_data.scripts.into_iter().chain(user_data.scripts).collect();
         diagnostics.extend(vendor_data.diagnostics);

@@ -34,7 +34,7 @@ impl Datasource for Ec2 {
         "ec2"
     }
 
-    fn needs_network(&self) -> bool {
+    fn needs_network(&self, _: &System) -> bool {
         true
     }
 
@@ -90,7 +90,7 @@ async fn read(imds: Imds) -> Result<Instance, Error> {
 }
 
 /// What the parts amount to; none without an instance id.
-fn instance(document: &Json, metadata: Json) -> Option<Instance> {
+pub fn instance(document: &Json, metadata: Json) -> Option<Instance> {
     let from_document = |key: &str| document.get(key).and_then(Json::as_str).map(str::to_owned);
     let from_tree = |path: &str| {
         let text = metadata.pointer(path)?.as_str()?.trim();
@@ -246,6 +246,9 @@ mod tests {
         ("meta-data/local-ipv4", "10.0.0.1"),
         ("meta-data/mac", "0a:00:00:00:00:01"),
         ("meta-data/network/interfaces/macs/0a:00:00:00:00:01/ipv6s", "2001:db8::1\n2001:db8::2"),
+        ("meta-data/network/interfaces/macs/0a:00:00:00:00:02/device-number", "1"),
+        ("meta-data/network/interfaces/macs/0a:00:00:00:00:02/ipv6s", "2001:db8::9"),
+        ("meta-data/network/interfaces/macs/0a:00:00:00:00:02/local-ipv4s", "10.0.1.1\n10.0.1.2"),
         ("meta-data/placement/availability-zone", "eu-west-1a"),
         ("meta-data/public-ipv4", "203.0.113.9"),
         ("meta-data/public-keys/0/openssh-key", "ssh-ed25519 AAAA one\n"),
@@ -271,6 +274,8 @@ mod tests {
         assert_eq!(instance.account_id.as_deref(), Some("111122223333"));
         assert_eq!(instance.launch_index, Some(3));
         assert_eq!(instance.metadata.pointer("/tags/instance/Name"), Some(&json!("web")));
+        let second = "/network/interfaces/macs/0a:00:00:00:00:02/local-ipv4s";
+        assert_eq!(instance.metadata.pointer(second), Some(&json!("10.0.1.1\n10.0.1.2")));
         assert_eq!(instance.metadata.pointer("/iam/info"), Some(&json!("{}")));
         assert_eq!(instance.metadata.pointer("/instance-identity/region"), Some(&json!("eu-west-1")));
         assert!(!instance.metadata.to_string().contains("SECRET"));

@@ -41,9 +41,10 @@ pub fn prepare(name: &str, config: &Node) -> Prepared {
 fn run(name: &str, value: &serde_json::Value, context: &mut Context) -> Handled {
     let mut instance = serde_json::to_value(&*context.instance).unwrap_or_default();
     if let Some(fields) = instance.as_object_mut() {
-        // The whole user-data may hold secrets of other handlers.
-        fields.remove("user_data");
-        fields.remove("vendor_data");
+        // They may hold secrets of other handlers.
+        for secret in ["user_data", "vendor_data", "settings"] {
+            fields.remove(secret);
+        }
     }
     let input = json!({"config": value, "instance": instance}).to_string();
     let program = format!("{}/{name}", paths::EXTERNAL_HANDLERS);
@@ -63,6 +64,7 @@ fn run(name: &str, value: &serde_json::Value, context: &mut Context) -> Handled 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datasources::Instance;
     use crate::system::FileOptions;
 
     fn install(root: &std::path::Path, name: &str, script: &str, mode: u32) {
@@ -77,5 +79,24 @@ mod tests {
         install(tree.path(), "README", "text", 0o644);
         install(tree.path(), ".hidden", "#!/bin/sh\n", 0o755);
         assert_eq!(names(&System::new(tree.path())), ["nagios"]);
+    }
+
+    #[test]
+    fn a_program_learns_of_the_instance_and_of_no_secret() {
+        let tree = tempfile::tempdir().unwrap();
+        let Some(mut context) = crate::testing::machine(tree.path(), &["/usr/bin/dash"], "own: {a: 1}") else { return };
+        install(tree.path(), "own", "#!/usr/bin/dash\nread -r line\nprintf %s \"$line\" >/got\n", 0o755);
+        context.instance = std::sync::Arc::new(Instance {
+            user_data: b"hunter2".to_vec(),
+            vendor_data: b"hunter2".to_vec(),
+            settings: json!({"default_user": {"plain_text_passwd": "hunter2"}}),
+            ..Instance::new("azure", "i-1")
+        });
+        run("own", &json!({"a": 1}), &mut context).unwrap();
+        let got: serde_json::Value = serde_json::from_str(&context.system.read_text("/got").unwrap()).unwrap();
+        assert_eq!((&got["config"]["a"], &got["instance"]["id"]), (&json!(1), &json!("i-1")));
+        for secret in ["user_data", "vendor_data", "settings"] {
+            assert_eq!(got["instance"].get(secret), None, "{secret}");
+        }
     }
 }

@@ -26,6 +26,7 @@ use crate::userdata::Script;
 
 mod apt;
 mod apt_pipelining;
+mod azure_ready;
 mod bootcmd;
 mod ca_certs;
 mod check;
@@ -65,6 +66,8 @@ mod users;
 mod write_files;
 mod yum_repos;
 
+pub use users::image_default_name;
+
 /// Every built-in handler, in the order in which they run within their stage.
 pub static HANDLERS: &[Entry] = &[
     Entry::of::<scripts::Boothooks>(),
@@ -87,6 +90,7 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<set_passwords::SetPasswords>(),
     Entry::of::<ssh_import_id::SshImportId>(),
     Entry::of::<templates::Templates>(),
+    Entry::of::<azure_ready::AzureReady>(),
     Entry::of::<ssh_rsa_host_key::SshRsaHostKey>(),
     Entry::of::<locale::Locale>(),
     Entry::of::<keyboard::Keyboard>(),

@@ -28,6 +28,7 @@ pub struct Request {
     headers: HeaderMap,
     body: Vec<u8>,
     limit: usize,
+    passing: &'static [u16],
 }
 
 /// An answer of success.
@@ -47,7 +48,7 @@ impl Request {
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(bad("it must begin with http:// or https:// and a host".to_owned()));
         }
-        Ok(Request { method, url, headers: HeaderMap::new(), body, limit: LIMIT })
+        Ok(Request { method, url, headers: HeaderMap::new(), body, limit: LIMIT, passing: &[] })
     }
 
     /// A request that another library has made.
@@ -100,6 +101,12 @@ impl Request {
     #[must_use]
     pub fn limit(self, limit: usize) -> Self {
         Request { limit, ..self }
+    }
+
+    /// With statuses that are tried again too, where others refuse with them.
+    #[must_use]
+    pub fn passing(self, passing: &'static [u16]) -> Self {
+        Request { passing, ..self }
     }
 
     /// Method and URL, for messages. User name, password and query may be secrets and are left out.
@@ -219,7 +226,7 @@ fn redirected(request: &Request, answer: &Answer) -> Result<Request, Error> {
 
 async fn once(client: &reqwest::Client, request: &Request) -> Verdict<Answer> {
     match exchange(client, request).await {
-        Ok(answer) => judge(&request.method, answer),
+        Ok(answer) => judge(request, answer),
         Err(Fault::TooLarge) => {
             let message = format!("the answer is larger than {} bytes", request.limit);
             Verdict::GiveUp(Error::new(Reason::Refused, message))
@@ -262,7 +269,8 @@ async fn exchange(client: &reqwest::Client, request: &Request) -> Result<Answer,
     Ok(Answer { status: response.status().as_u16(), body, headers: std::mem::take(response.headers_mut()) })
 }
 
-fn judge(method: &Method, answer: Answer) -> Verdict<Answer> {
+fn judge(request: &Request, answer: Answer) -> Verdict<Answer> {
+    let method = &request.method;
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let redirected = status.is_redirection() && answer.headers.contains_key(LOCATION);
     if status.is_success() || (redirected && method == Method::GET) {
@@ -274,7 +282,8 @@ fn judge(method: &Method, answer: Answer) -> Verdict<Answer> {
     let mut cause = Error::new(Reason::Refused, format!("HTTP {status}{moved}"));
     cause.status = Some(answer.status);
     cause.body = body;
-    if status.is_server_error() || matches!(answer.status, 408 | 425 | 429) {
+    if status.is_server_error() || matches!(answer.status, 408 | 425 | 429) || request.passing.contains(&answer.status)
+    {
         cause.reason = Reason::Network;
         let after = answer.headers.get(RETRY_AFTER).filter(|_| matches!(answer.status, 429 | 503));
         return Verdict::Retry { cause, after: after.and_then(wait) };

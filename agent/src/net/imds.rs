@@ -4,29 +4,26 @@
 //! with a token too.
 
 use std::env;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kiln_schema::status::Reason;
 use tokio::sync::RwLock;
 
-use super::{Backoff, Client, Error, Policy, Request};
+use super::link::Link;
+use super::{Error, Request};
 
 /// Sets another address, as for the AWS SDK.
 const ENDPOINT: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
-/// `IPv6` takes the service's IPv6 address, as for the AWS SDK.
+/// `IPv4` or `IPv6` takes the service's address of that version alone, as for the AWS SDK.
 const ENDPOINT_MODE: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE";
 /// A token is valid for this many seconds, the most that the service gives.
 const TOKEN_TTL: &str = "21600";
-/// The service is on the link and answers in milliseconds. A longer silence is a lost answer.
-const PER_TRY: Duration = Duration::from_secs(5);
-/// The network may come up at any moment: it is asked often.
-const BACKOFF: Backoff = Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(2) };
+/// The service by IPv4, and by IPv6 where the instance has it switched on.
+const ADDRESSES: [&str; 2] = ["http://169.254.169.254", "http://[fd00:ec2::254]"];
 
 /// The service of this instance.
 pub struct Imds {
-    client: Client,
-    base: String,
-    policy: Policy,
+    link: Link,
     token: RwLock<Option<String>>,
 }
 
@@ -34,32 +31,31 @@ impl Imds {
     /// The service where the environment or AWS has it. Every call ends by the deadline.
     pub fn new(deadline: Instant) -> Self {
         let named = |name| env::var(name).ok().filter(|value: &String| !value.is_empty());
-        let ipv6 = named(ENDPOINT_MODE).is_some_and(|mode| mode.eq_ignore_ascii_case("ipv6"));
-        let usual = if ipv6 { "http://[fd00:ec2::254]" } else { "http://169.254.169.254" };
-        Self::at(&named(ENDPOINT).unwrap_or_else(|| usual.to_owned()), deadline)
+        if let Some(endpoint) = named(ENDPOINT) {
+            return Self::at(&endpoint, deadline);
+        }
+        let addresses = match named(ENDPOINT_MODE).map(|mode| mode.to_lowercase()).as_deref() {
+            Some("ipv4") => &ADDRESSES[..1],
+            Some("ipv6") => &ADDRESSES[1..],
+            _ => &ADDRESSES,
+        };
+        Imds { link: Link::new(addresses, deadline), token: RwLock::new(None) }
     }
 
     /// The service at this address.
     pub fn at(base: &str, deadline: Instant) -> Self {
-        let policy = Policy::until(deadline).per_try(PER_TRY).backoff(BACKOFF);
-        Imds {
-            client: Client::on_link(),
-            base: base.trim_end_matches('/').to_owned(),
-            policy,
-            token: RwLock::new(None),
-        }
+        Imds { link: Link::new(&[base], deadline), token: RwLock::new(None) }
     }
 
     /// Where it is asked.
     pub fn base(&self) -> &str {
-        &self.base
+        self.link.base()
     }
 
     /// With short tries and pauses, for tests.
     #[cfg(test)]
     fn hasty(self) -> Self {
-        let backoff = Backoff { base: Duration::from_millis(1), cap: Duration::from_millis(4) };
-        Imds { policy: self.policy.per_try(Duration::from_secs(2)).backoff(backoff), ..self }
+        Imds { link: self.link.hasty(), ..self }
     }
 
     /// What is under a path below `/latest/`; none if the service has nothing there.
@@ -72,9 +68,10 @@ impl Imds {
             let token = self.token(stale.as_deref()).await?;
             // A name may hold anything: a tag's key is part of a path.
             let path: String = path.split('/').map(escaped).collect::<Vec<_>>().join("/");
-            let request = Request::get(&format!("{}/latest/{path}", self.base))?;
-            let request = request.header("x-aws-ec2-metadata-token", &token, true)?;
-            return match self.client.send(&request, &self.policy).await {
+            let request = |base: &str| {
+                Request::get(&format!("{base}/latest/{path}"))?.header("x-aws-ec2-metadata-token", &token, true)
+            };
+            return match self.link.send(request).await {
                 Ok(answer) => Ok(Some(answer.body)),
                 Err(error) if error.status == Some(404) => Ok(None),
                 Err(error) if error.status == Some(401) && stale.is_none() => {
@@ -97,9 +94,11 @@ impl Imds {
             // Another call got it while this one waited.
             return Ok(token);
         }
-        let request = Request::put(&format!("{}/latest/api/token", self.base))?;
-        let request = request.header("x-aws-ec2-metadata-token-ttl-seconds", TOKEN_TTL, false)?;
-        let answer = self.client.send(&request, &self.policy).await.map_err(explained)?;
+        let request = |base: &str| {
+            let request = Request::put(&format!("{base}/latest/api/token"))?;
+            request.header("x-aws-ec2-metadata-token-ttl-seconds", TOKEN_TTL, false)
+        };
+        let answer = self.link.send(request).await.map_err(explained)?;
         let token = String::from_utf8_lossy(&answer.body).trim().to_owned();
         *kept = Some(token.clone());
         Ok(token)
@@ -134,6 +133,7 @@ mod tests {
     use crate::net::Engine;
     use crate::net::testing::{Received, Reply, Server, answer, closed_port};
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(30)
@@ -189,6 +189,16 @@ mod tests {
         let error = get(&server, "user-data").unwrap_err();
         assert!(error.message.contains("HttpEndpoint: disabled"), "{}", error.message);
         assert_eq!(server.received().len(), 1, "version 1 must not be tried");
+    }
+
+    #[test]
+    fn a_service_without_tokens_is_told_as_one_and_asked_once() {
+        for status in [404, 405] {
+            let server = Server::start(move |_, _| answer(status, ""));
+            let error = get(&server, "user-data").unwrap_err();
+            assert!(error.message.starts_with("this is no metadata service of version 2"), "{}", error.message);
+            assert_eq!(server.received().len(), 1, "version 1 must not be tried");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //!
 //! - `retry`: what an answer means (done, give up, try again) and how long to go on.
 //! - `client`: one HTTP client; `certificates`: whom it trusts.
-//! - `imds`: the metadata service of EC2.
+//! - `link`: a service on the link, by IPv4 or IPv6; `imds`: the one of EC2; `service`: those of other clouds.
 //! - `aws`: credentials, and that client in the form of the AWS SDK; `route53`, `ec2`: the calls.
 //!
 //! Everything here ends by the deadline that its caller gives. Nothing is built before it is needed:
@@ -23,8 +23,10 @@ mod certificates;
 mod client;
 mod ec2;
 pub mod imds;
+mod link;
 mod retry;
 pub mod route53;
+pub mod service;
 #[cfg(test)]
 pub mod testing;
 

@@ -163,6 +163,11 @@ pub static CHECKLIST: &[Item] = &[
         "cloud-init would take the instance for the machine that baked; its cache holds user-data",
         &["/var/lib/cloud/*", "/run/cloud-init"],
     ),
+    Item::remove(
+        "azure-order",
+        "what the machine that baked was ordered with at Azure, its user-data among it",
+        &["/var/lib/waagent/ovf-env.xml", "/var/lib/waagent/ovf-env.id"],
+    ),
     Item {
         when: Some("/usr/bin/cloud-init"),
         ..Item::remove(

@@ -31,7 +31,9 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Meta, String> {
         return Err(format!("{name}: it must be a mapping of keys such as `instance-id: i-1`, not {}", root.kind()));
     }
     let text = |key: &str| root.get(key).and_then(word).filter(|text| !text.is_empty());
-    let keys = ["public-keys", "public_keys"].into_iter().find_map(|key| root.get(key));
+    // The longer names are VMware's.
+    let names = ["public-keys-data", "public_keys_data", "public-keys", "public_keys"];
+    let keys = names.into_iter().find_map(|key| root.get(key));
     Ok(Meta {
         id: text("instance-id").or_else(|| text("instance_id")),
         hostname: text("local-hostname").or_else(|| text("local_hostname")).or_else(|| text("hostname")),
@@ -70,6 +72,7 @@ mod tests {
     fn keys_are_read_in_every_form() {
         for text in [
             "public-keys: [ssh-ed25519 A a, ssh-rsa B]",
+            "public-keys-data: \"ssh-ed25519 A a\\nssh-rsa B\"",
             "public-keys: {me: ssh-ed25519 A a, you: [ssh-rsa B]}",
             "public-keys: {0: {openssh-key: ssh-ed25519 A a}, 1: {openssh-key: ssh-rsa B}}",
             "public-keys: |\n  # mine\n  ssh-ed25519 A a\n\n  ssh-rsa B\n",

@@ -1,26 +1,30 @@
 //! `nocloud`: user-data and meta-data that the machine itself carries.
 //!
-//! Places, the first one that has a seed counts: the folder that `ds=nocloud;s=…` names (in the serial
-//! number of the machine, or on the kernel's command line), a seed folder, a disk with the label `cidata`.
+//! Places, the first one that has a seed counts: the folder or the server (`http://…`) that
+//! `ds=nocloud;s=…` names (in the serial number of the machine, or on the kernel's command line), a seed
+//! folder, a disk with the label `cidata`.
 //! An id or a host name in such a line wins over the meta-data of any place.
 
 mod line;
-mod meta;
+pub mod meta;
 
-use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kiln_schema::paths;
 
+use super::place::Place;
 use super::{Datasource, Detected, Instance, SourceError};
+use crate::net::{self, hidden};
 use crate::system::System;
 use line::Line;
 
-/// Most bytes of a file of a seed.
-const LIMIT: u64 = 16 * 1024 * 1024;
 /// The files of a seed.
 const FILES: [&str; 3] = ["user-data", "meta-data", "vendor-data"];
-const LABELS: &[&str] = &["/dev/disk/by-label/cidata", "/dev/disk/by-label/CIDATA"];
+const LABEL: &str = "cidata";
+/// A server's seed is there by then. `init` has 300 s, and its handlers need a part of them.
+const BUDGET: Duration = Duration::from_secs(120);
+/// Most bytes of a file of a server.
+const LIMIT: usize = 16 * 1024 * 1024;
 const SERIAL: &str = "/sys/class/dmi/id/product_serial";
 
 /// A seed on the machine itself.
@@ -31,8 +35,8 @@ impl Datasource for NoCloud {
         "nocloud"
     }
 
-    fn needs_network(&self) -> bool {
-        false
+    fn needs_network(&self, system: &System) -> bool {
+        line(system).and_then(|line| line.seed).is_some_and(|seed| is_url(&seed))
     }
 
     fn detect(&self, system: &System) -> Detected {
@@ -40,39 +44,35 @@ impl Datasource for NoCloud {
         if here { Detected::Yes } else { Detected::No }
     }
 
-    fn fetch(&self, system: &System, _: Instant) -> Result<Instance, SourceError> {
-        fetch(system).map_err(|message| SourceError { message })
+    fn fetch(&self, system: &System, deadline: Instant) -> Result<Instance, SourceError> {
+        Ok(fetch(system, deadline.min(Instant::now() + BUDGET))?)
     }
 }
 
-/// A seed: where it was, and its files in the order of [`FILES`].
-struct Seed {
-    place: String,
-    files: Vec<Option<Vec<u8>>>,
-}
-
-fn fetch(system: &System) -> Result<Instance, String> {
+fn fetch(system: &System, deadline: Instant) -> Result<Instance, String> {
     let line = line(system);
     let told = line.clone().unwrap_or_default();
-    let mut seed = match (&told.seed, folder(system), disk(system)) {
-        (Some(address), ..) => in_folder(system, local_folder(address)?)?,
-        (None, Some(folder), _) => in_folder(system, folder)?,
-        (None, None, Some(device)) => on_disk(system, device)?,
+    let place = match &told.seed {
+        Some(address) if is_url(address) => None,
+        Some(address) => Some(Place::Folder(local_folder(address)?.to_owned())),
+        None => folder(system).or_else(|| disk(system)),
+    };
+    let (name, [user_data, meta_data, vendor_data]) = match (&told.seed, &place) {
+        (_, Some(place)) => (place.name().to_owned(), complete(place.name(), place.read(system, FILES)?)?),
+        (Some(url), None) => (shown(url), from_server(system, url, deadline)?),
         // The line alone may name the instance.
-        (None, None, None) if line.is_some() => Seed { place: String::new(), files: vec![None; FILES.len()] },
-        (None, None, None) => {
-            return Err(format!("no user-data in {}, and no disk with the label cidata", paths::SEEDS.join(" or ")));
+        (None, None) if line.is_some() => (String::new(), Default::default()),
+        (None, None) => {
+            return Err(format!("no user-data in {}, and no disk with the label {LABEL}", paths::SEEDS.join(" or ")));
         }
     };
-    let mut file = |index: usize| seed.files[index].take().unwrap_or_default();
-    let [user_data, meta_data, vendor_data] = std::array::from_fn(&mut file);
-    let meta = meta::parse(&format!("{}/meta-data", seed.place), &meta_data)?;
+    let meta = meta::parse(&format!("{name}/meta-data"), &meta_data.unwrap_or_default())?;
     let mut instance = Instance::new("nocloud", &told.id.or(meta.id).unwrap_or_else(|| "nocloud".to_owned()));
     instance.hostname = told.hostname.or(meta.hostname);
     instance.public_keys = meta.public_keys;
     instance.launch_index = meta.launch_index;
-    instance.user_data = user_data;
-    instance.vendor_data = vendor_data;
+    instance.user_data = user_data.unwrap_or_default();
+    instance.vendor_data = vendor_data.unwrap_or_default();
     instance.metadata = meta.all;
     Ok(instance)
 }
@@ -87,13 +87,46 @@ fn line(system: &System) -> Option<Line> {
     }
 }
 
-fn folder(system: &System) -> Option<&'static str> {
-    let has_seed = |folder: &&str| ["user-data", "meta-data"].iter().any(|f| system.exists(format!("{folder}/{f}")));
-    paths::SEEDS.iter().copied().find(has_seed)
+fn folder(system: &System) -> Option<Place> {
+    Place::folder(system, paths::SEEDS, &FILES[..2])
 }
 
-fn disk(system: &System) -> Option<&'static str> {
-    LABELS.iter().copied().find(|label| system.exists(label))
+fn disk(system: &System) -> Option<Place> {
+    Place::disk(system, LABEL)
+}
+
+/// The files of a seed, in the order of [`FILES`].
+type Files = [Option<Vec<u8>>; 3];
+
+fn complete(place: &str, files: Files) -> Result<Files, String> {
+    if files[..2].iter().all(Option::is_none) {
+        return Err(format!("{place}: it has neither user-data nor meta-data"));
+    }
+    Ok(files)
+}
+
+fn is_url(address: &str) -> bool {
+    address.starts_with("http://") || address.starts_with("https://")
+}
+
+/// The files below an address. What the server says to be missing is; any other refusal is told.
+fn from_server(system: &System, url: &str, deadline: Instant) -> Result<Files, String> {
+    // A name may also be the value of a query, `http://…?file=`.
+    let between = if url.ends_with(['/', '=', '?', '&']) { "" } else { "/" };
+    let mut files = Files::default();
+    for (file, name) in files.iter_mut().zip(FILES) {
+        *file = match net::get(system, &format!("{url}{between}{name}"), LIMIT, deadline) {
+            Ok(bytes) => Some(bytes),
+            Err(error) if error.status == Some(404) => None,
+            Err(error) => return Err(error.message),
+        };
+    }
+    complete(&shown(url), files)
+}
+
+/// An address without what may be secret in it.
+fn shown(url: &str) -> String {
+    hidden(url.trim_end_matches('/'))
 }
 
 /// The folder of a seed's address. An address may hold a password, so it is not shown.
@@ -104,32 +137,10 @@ fn local_folder(address: &str) -> Result<&str, String> {
     }
     let kind = path.split_once("://").map_or("no absolute path", |(scheme, _)| scheme);
     Err(format!(
-        "`ds=nocloud;s=…` names a seed that is not a folder ({kind}), which is not supported; put the files into \
+        "`ds=nocloud;s=…` names a seed that is neither a folder nor a server of HTTP ({kind}); put the files into \
          {} or onto a disk with the label cidata",
         paths::SEEDS[0]
     ))
-}
-
-fn in_folder(system: &System, folder: &str) -> Result<Seed, String> {
-    let read = |name: &str| match system.read_limited(format!("{folder}/{name}"), LIMIT) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.to_string()),
-    };
-    let files = FILES.iter().map(|name| read(name)).collect::<Result<Vec<_>, _>>()?;
-    complete(Seed { place: folder.to_owned(), files })
-}
-
-fn on_disk(system: &System, device: &str) -> Result<Seed, String> {
-    let files = system.read_disk(device, &FILES, LIMIT).map_err(|error| error.to_string())?;
-    complete(Seed { place: device.to_owned(), files })
-}
-
-fn complete(seed: Seed) -> Result<Seed, String> {
-    if seed.files[..2].iter().all(Option::is_none) {
-        return Err(format!("{}: it has neither user-data nor meta-data", seed.place));
-    }
-    Ok(seed)
 }
 
 #[cfg(test)]
@@ -138,6 +149,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::net::testing::{Received, Reply, Server, answer};
     use crate::system::FileOptions;
 
     fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, System) {
@@ -151,6 +163,55 @@ mod tests {
 
     const SEED: &str = "/var/lib/kiln/seed/nocloud";
 
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(30)
+    }
+
+    /// What a machine makes of a server that answers so.
+    fn from(
+        reply: impl Fn(&Received, usize) -> Reply + Send + Sync + 'static,
+        time: Duration,
+    ) -> Result<Instance, String> {
+        let server = Server::start(reply);
+        let line = format!("ds=nocloud;s={}/;h=line", server.url("").replace("://", "://me:hunter2@") + "/seed");
+        let (_tree, system) = tree(&[("/proc/cmdline", &line)]);
+        assert!(NoCloud.needs_network(&system));
+        fetch(&system, Instant::now() + time)
+    }
+
+    #[test]
+    fn a_server_has_the_seed_and_may_stumble() {
+        let told = from(
+            |request, before| match (before, request.target.as_str()) {
+                (0, _) => Reply::Answer(503, vec!["retry-after: 0".to_owned()], Vec::new()),
+                (1, _) => Reply::Reset,
+                (_, "/seed/user-data") => answer(200, "#!server"),
+                (_, "/seed/meta-data") => answer(200, "{instance-id: i-server, local-hostname: meta}"),
+                _ => answer(404, ""),
+            },
+            Duration::from_secs(30),
+        );
+        let instance = told.unwrap();
+        assert_eq!((instance.id.as_str(), instance.hostname.as_deref()), ("i-server", Some("line")));
+        assert_eq!((instance.user_data.as_slice(), instance.vendor_data.len()), (&b"#!server"[..], 0));
+    }
+
+    #[test]
+    fn a_server_that_has_no_seed_is_told_without_its_password() {
+        let long = Duration::from_secs(30);
+        let short = Duration::from_secs(1);
+        for (told, sentence) in [
+            (from(|_, _| answer(404, ""), long), "/seed: it has neither user-data nor meta-data"),
+            (from(|_, _| answer(401, ""), long), "/seed/user-data: HTTP 401 Unauthorized"),
+            (from(|_, _| answer(200, "- a"), long), "/seed/meta-data: it must be a mapping"),
+            (from(|_, _| Reply::Silence, short), "/seed/user-data: no answer within"),
+            (from(|_, _| Reply::Stall("#!half"), short), "/seed/user-data: no answer within"),
+        ] {
+            let told = told.unwrap_err();
+            assert!(told.contains(sentence) && !told.contains("hunter2"), "{told}");
+        }
+    }
+
     #[test]
     fn a_line_names_the_folder_and_wins_over_the_meta_data() {
         let (_tree, system) = tree(&[
@@ -161,7 +222,7 @@ mod tests {
             ("/var/lib/cloud/seed/nocloud/user-data", "#!b"),
         ]);
         assert_eq!(NoCloud.detect(&system), Detected::Yes);
-        let instance = fetch(&system).unwrap();
+        let instance = fetch(&system, soon()).unwrap();
         assert_eq!((instance.id.as_str(), instance.hostname.as_deref()), ("serial", Some("line")));
         assert_eq!((instance.user_data, instance.public_keys), (b"#!a".to_vec(), vec!["ssh-rsa A".to_owned()]));
     }
@@ -172,16 +233,16 @@ mod tests {
         let meta_data = format!("{SEED}/meta-data");
         for (files, sentence) in [
             (
-                vec![("/proc/cmdline", "ds=nocloud-net;s=http://me:hunter2@10.0.0.1/")],
-                "not a folder (http), which is not supported",
+                vec![("/proc/cmdline", "ds=nocloud-net;s=ftp://me:hunter2@10.0.0.1/")],
+                "neither a folder nor a server of HTTP (ftp)",
             ),
-            (vec![("/proc/cmdline", "ds=nocloud;s=seed")], "not a folder (no absolute path)"),
+            (vec![("/proc/cmdline", "ds=nocloud;s=seed")], "neither a folder nor a server of HTTP (no absolute path)"),
             (vec![("/proc/cmdline", "ds=nocloud;s=/srv/")], "/srv: it has neither user-data nor meta-data"),
             (vec![(user_data.as_str(), ""), (meta_data.as_str(), "- a")], "meta-data: it must be a mapping"),
             (vec![], "no user-data in /var/lib/kiln/seed/nocloud"),
         ] {
             let (_tree, system) = tree(&files);
-            let told = fetch(&system).unwrap_err();
+            let told = fetch(&system, soon()).unwrap_err();
             assert!(told.contains(sentence) && !told.contains("hunter2"), "{told}");
         }
     }
@@ -189,7 +250,7 @@ mod tests {
     #[test]
     fn a_line_without_a_seed_is_an_instance_without_user_data() {
         let (_tree, system) = tree(&[("/proc/cmdline", "ds=nocloud;i=i-1")]);
-        let instance = fetch(&system).unwrap();
+        let instance = fetch(&system, soon()).unwrap();
         assert_eq!((instance.id.as_str(), instance.user_data.is_empty()), ("i-1", true));
     }
 
@@ -217,7 +278,7 @@ mod tests {
         let number = std::os::unix::fs::MetadataExt::rdev(&std::fs::metadata(&device).unwrap());
         let (kind, mode) = (nix::sys::stat::SFlag::S_IFBLK, nix::sys::stat::Mode::S_IRUSR);
         nix::sys::stat::mknod(&label, kind, mode, number).unwrap();
-        let read = fetch(&system);
+        let read = fetch(&system, soon());
         let mounted = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         let detached = Command::new("losetup").args(["--detach", &device]).status().unwrap();
         let instance = read.unwrap();

@@ -28,6 +28,12 @@ pub fn default_name(context: &Context) -> Option<String> {
     read_keys::<Config>(&context.config).value.unwrap_or_default().default_name(&context.system)
 }
 
+/// The name of the default user as the image has it, before there is user-data.
+pub fn image_default_name(system: &crate::system::System) -> String {
+    let image = crate::config::Config::of_image(system);
+    read_keys::<Config>(&image.root).value.unwrap_or_default().default_user(system).name
+}
+
 /// The names of all users that the user-data asks for, the default user among them.
 pub fn names(context: &Context) -> Vec<String> {
     let config = read_keys::<Config>(&context.config).value.unwrap_or_default();
