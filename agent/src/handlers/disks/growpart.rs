@@ -12,7 +12,7 @@ use super::super::{Failure, Finds, Frequency, Handled, Handler, Outcome, check};
 use super::block::{self, Block};
 use super::{Pass, WORTH, config};
 use crate::context::Context;
-use crate::system::{RunError, System};
+use crate::system::RunError;
 
 /// Whoever puts this file into an image wants no growing.
 const DISABLED: &str = "/etc/growroot-disabled";
