@@ -1,9 +1,7 @@
 //! Repositories of yum and dnf.
 
-use std::collections::BTreeMap;
-
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::scalar;
+use kiln_schema::yaml::{Named, scalar};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
@@ -20,7 +18,7 @@ pub struct YumRepos;
 #[serde(default)]
 pub struct Config {
     /// Repositories by id, each with the keys of a file of yum: name, and baseurl, metalink or mirrorlist.
-    yum_repos: BTreeMap<String, Pairs>,
+    yum_repos: Named<Pairs>,
     /// The folder of their files; /etc/yum.repos.d without the key.
     yum_repo_dir: Option<String>,
 }
@@ -42,7 +40,7 @@ impl Handler for YumRepos {
         }
         let folder = config.yum_repo_dir.as_deref().unwrap_or("/etc/yum.repos.d").trim_end_matches('/');
         let (mut written, mut present, mut failures) = (Vec::new(), Vec::new(), Vec::new());
-        for (id, keys) in &config.yum_repos {
+        for (id, keys) in config.yum_repos.iter() {
             let stem = id.trim().to_lowercase().replace(' ', "-");
             let path = format!("{folder}/{stem}.repo");
             let outcome = content(&stem, keys).and_then(|text| {
@@ -133,6 +131,23 @@ mod tests {
         assert_eq!(context.system.metadata("/etc/yum.repos.d/secret.repo").unwrap().mode() & 0o777, 0o600);
         let again = context.run_handler::<YumRepos>().unwrap_err();
         assert_eq!(again.detail, failure.detail);
+    }
+
+    #[test]
+    fn a_repository_of_the_wrong_type_hides_no_other_and_is_not_written_in_half() {
+        let user_data = "yum_repos: {a: {baseurl: x, gpgcheck: {}}, b: [y], c: {baseurl: z}}";
+        let (_tree, context, handled) = run(user_data, "ID=fedora");
+        handled.unwrap();
+        assert_eq!(context.system.list("/etc/yum.repos.d").unwrap(), ["c.repo", "own.repo"]);
+        let told = crate::handlers::read_keys::<Config>(&context.config).diagnostics;
+        let told: Vec<_> = told.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "user-data:1:39: error: yum_repos.a.gpgcheck: expected text, found a mapping",
+                "user-data:1:47: error: yum_repos.b: expected a mapping, found a list"
+            ]
+        );
     }
 
     #[test]
