@@ -60,9 +60,11 @@ mod ssh_import_id;
 mod ssh_rsa_host_key;
 mod templates;
 mod timezone;
+mod tools;
 mod users;
 mod write_files;
 mod yum_repos;
+mod zypper;
 
 /// Every built-in handler, in the order in which they run within their stage.
 pub static HANDLERS: &[Entry] = &[
@@ -89,6 +91,7 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<apt_pipelining::AptPipelining>(),
     Entry::of::<apt::Apt>(),
     Entry::of::<yum_repos::YumRepos>(),
+    Entry::of::<zypper::Zypper>(),
     Entry::of::<packages::Install>(),
     Entry::of::<ntp::Ntp>(),
     Entry::of::<write_files::WriteFilesDeferred>(),

@@ -57,7 +57,6 @@ const TABLE: &[NotDone] = &[
     lacking("apk_repos", REPOSITORIES),
     lacking("yum_repos", REPOSITORIES),
     lacking("yum_repo_dir", REPOSITORIES),
-    lacking("zypper", REPOSITORIES),
     lacking("rh_subscription", SUBSCRIPTION),
     lacking("spacewalk", SUBSCRIPTION),
     lacking("ubuntu_pro", "run `pro attach` in `runcmd`"),
