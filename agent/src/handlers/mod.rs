@@ -62,6 +62,7 @@ mod templates;
 mod timezone;
 mod tools;
 mod users;
+mod wireguard;
 mod write_files;
 mod yum_repos;
 mod zypper;
@@ -92,6 +93,7 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<apt::Apt>(),
     Entry::of::<yum_repos::YumRepos>(),
     Entry::of::<zypper::Zypper>(),
+    Entry::of::<wireguard::Wireguard>(),
     Entry::of::<packages::Install>(),
     Entry::of::<ntp::Ntp>(),
     Entry::of::<write_files::WriteFilesDeferred>(),

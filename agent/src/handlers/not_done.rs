@@ -88,7 +88,6 @@ const TABLE: &[NotDone] = &[
     lacking("network", "write the network's configuration into the image, or with `write_files`"),
     lacking("updates", "the image's own network service takes up a new interface"),
     lacking("disable_ec2_metadata", "run `ip route add prohibit 169.254.169.254` in `bootcmd`"),
-    lacking("wireguard", "write the configuration with `write_files` and start `wg-quick@` in `runcmd`"),
     lacking("fan", "run `fanctl` in `runcmd`"),
     lacking("manage_resolv_conf", "write /etc/resolv.conf with `write_files` or `templates`"),
     lacking("resolv_conf", "write /etc/resolv.conf with `write_files` or `templates`"),
