@@ -27,6 +27,7 @@ use crate::userdata::Script;
 mod apt;
 mod apt_pipelining;
 mod bootcmd;
+mod byobu;
 mod ca_certs;
 mod check;
 mod commands;
@@ -96,6 +97,7 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<wireguard::Wireguard>(),
     Entry::of::<packages::Install>(),
     Entry::of::<ntp::Ntp>(),
+    Entry::of::<byobu::Byobu>(),
     Entry::of::<write_files::WriteFilesDeferred>(),
     Entry::of::<puppet::Handle>(),
     Entry::of::<scripts::ScriptsVendor>(),

@@ -98,7 +98,6 @@ const TABLE: &[NotDone] = &[
     lacking("locale_configfile", "write the file with `write_files`"),
     lacking("keyboard", "write /etc/default/keyboard with `write_files`"),
     lacking("random_seed", "write to /dev/urandom in `bootcmd`"),
-    lacking("byobu_by_default", "run `byobu-launcher-install` in `runcmd`"),
     lacking("rpi", "configure the board with `write_files`"),
     lacking("autoinstall", "it is for Ubuntu's installer and not for an installed machine"),
     // Logins.
