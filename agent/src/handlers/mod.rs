@@ -52,6 +52,7 @@ mod resolv_conf;
 pub mod route53;
 mod rsyslog;
 mod runcmd;
+mod salt_minion;
 mod scripts;
 mod set_passwords;
 mod ssh_authkey_fingerprints;
@@ -100,6 +101,7 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<byobu::Byobu>(),
     Entry::of::<write_files::WriteFilesDeferred>(),
     Entry::of::<puppet::Handle>(),
+    Entry::of::<salt_minion::SaltMinion>(),
     Entry::of::<scripts::ScriptsVendor>(),
     Entry::of::<scripts::ScriptsPerOnce>(),
     Entry::of::<scripts::ScriptsPerBoot>(),

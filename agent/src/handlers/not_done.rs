@@ -67,7 +67,6 @@ const TABLE: &[NotDone] = &[
     // Other tools that configure a machine.
     lacking("ansible", CONVERGE),
     lacking("chef", CONVERGE),
-    lacking("salt_minion", CONVERGE),
     lacking("mcollective", CONVERGE),
     lacking("landscape", BAKE),
     lacking("lxd", BAKE),
