@@ -30,6 +30,7 @@ mod bootcmd;
 mod byobu;
 mod ca_certs;
 mod check;
+mod chef;
 mod commands;
 mod disable_ec2_metadata;
 mod edit;
@@ -101,6 +102,7 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<byobu::Byobu>(),
     Entry::of::<write_files::WriteFilesDeferred>(),
     Entry::of::<puppet::Handle>(),
+    Entry::of::<chef::Chef>(),
     Entry::of::<salt_minion::SaltMinion>(),
     Entry::of::<scripts::ScriptsVendor>(),
     Entry::of::<scripts::ScriptsPerOnce>(),

@@ -66,7 +66,6 @@ const TABLE: &[NotDone] = &[
     lacking("ca-certs", "write the certificate with `write_files` and run `update-ca-certificates` in `runcmd`"),
     // Other tools that configure a machine.
     lacking("ansible", CONVERGE),
-    lacking("chef", CONVERGE),
     lacking("mcollective", CONVERGE),
     lacking("landscape", BAKE),
     lacking("lxd", BAKE),
