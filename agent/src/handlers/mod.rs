@@ -24,6 +24,7 @@ use crate::context::Context;
 use crate::system::{RunError, System};
 use crate::userdata::Script;
 
+mod ansible;
 mod apt;
 mod apt_pipelining;
 mod bootcmd;
@@ -103,6 +104,7 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<write_files::WriteFilesDeferred>(),
     Entry::of::<puppet::Handle>(),
     Entry::of::<chef::Chef>(),
+    Entry::of::<ansible::Ansible>(),
     Entry::of::<salt_minion::SaltMinion>(),
     Entry::of::<scripts::ScriptsVendor>(),
     Entry::of::<scripts::ScriptsPerOnce>(),

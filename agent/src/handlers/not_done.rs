@@ -65,7 +65,6 @@ const TABLE: &[NotDone] = &[
     lacking("ca_certs", "write the certificate with `write_files` and run `update-ca-certificates` in `runcmd`"),
     lacking("ca-certs", "write the certificate with `write_files` and run `update-ca-certificates` in `runcmd`"),
     // Other tools that configure a machine.
-    lacking("ansible", CONVERGE),
     lacking("mcollective", CONVERGE),
     lacking("landscape", BAKE),
     lacking("lxd", BAKE),
