@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::status::Reason;
+use kiln_schema::yaml::{Node, Value};
 use serde_json::Value as Json;
 
 use super::edit::must;
@@ -137,7 +139,26 @@ pub fn run_to_end(context: &Context, what: &str, command: &Command) -> Result<()
         }
     };
     let words = last_words(&finished, 3).join(" / ");
-    Err(Failure::new(Reason::CommandFailed, format!("{what} {}: {words}", finished.ending())))
+    let colon = if words.is_empty() { "" } else { ": " };
+    Err(Failure::new(Reason::CommandFailed, format!("{what} {}{colon}{words}", finished.ending())))
+}
+
+/// That a number or a boolean stands where text is expected, among the `texts` of a mapping or their items: it is
+/// taken as it is spelled, and every other reader takes it for something else.
+pub fn not_text(node: &Node, path: &str, texts: impl Fn(&str) -> bool) -> Vec<Diagnostic> {
+    let mut told = Vec::new();
+    for entry in node.entries().iter().filter(|entry| texts(&entry.key)) {
+        let values = match &entry.value.value {
+            Value::List(items) => items.as_slice(),
+            _ => std::slice::from_ref(&entry.value),
+        };
+        for value in values.iter().filter(|value| matches!(value.kind(), "a number" | "a boolean")) {
+            let message =
+                format!("text is expected here, and {} is taken as it is spelled; put it in quotes", value.kind());
+            told.push(value.diagnostic(Severity::Warning, &format!("{path}.{}", entry.key), message));
+        }
+    }
+    told
 }
 
 #[cfg(test)]
@@ -200,6 +221,20 @@ mod tests {
         let failure = systemctl(&context, "stop", "x.service").unwrap_err();
         assert_eq!(failure.message, "stop x.service: systemctl exited 5: no; `journalctl -u x.service` has the cause");
         assert_eq!(context.system.read_text("/said").unwrap(), "enable x.service\nrestart x.service\nstop x.service\n");
+    }
+
+    #[test]
+    fn a_number_where_text_is_expected_is_told_and_no_other_value() {
+        let node = kiln_schema::yaml::parse("doc", "{a: 1, b: [x, no], c: '1', d: x, e: 2, f: , g: {h: 3}}").unwrap().0;
+        let told: Vec<_> = not_text(&node, "k", |key| key != "e").iter().map(ToString::to_string).collect();
+        let rest = "is taken as it is spelled; put it in quotes";
+        assert_eq!(
+            told,
+            [
+                format!("doc:1:5: warning: k.a: text is expected here, and a number {rest}"),
+                format!("doc:1:15: warning: k.b: text is expected here, and a boolean {rest}")
+            ]
+        );
     }
 
     #[test]

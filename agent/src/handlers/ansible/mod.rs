@@ -10,7 +10,7 @@ use serde_json::json;
 
 use self::config::{Config, Keys, Values};
 use super::tools::{Steps, command_as, is_installed, run_to_end};
-use super::{Failure, Frequency, Handled, Handler, Outcome, items, packages};
+use super::{Failure, Frequency, Handled, Handler, Outcome, check, items, packages};
 use crate::context::Context;
 use crate::system::Command;
 
@@ -48,6 +48,9 @@ const PULL: &[&str] = &[
     "verify_commit",
 ];
 
+/// What is told of a pull without these.
+const LACKING: &str = "it has not both `url` and `playbook_names`; give them";
+
 /// Runs playbooks of Ansible.
 pub struct Ansible;
 
@@ -60,14 +63,22 @@ impl Handler for Ansible {
     type Config = Config;
 
     fn check(config: &Node) -> Vec<Diagnostic> {
-        let pulls = config.get("ansible").map_or(&[][..], |ansible| items(ansible, "pull"));
+        let Some(ansible) = config.get("ansible") else { return Vec::new() };
+        let pulls = items(ansible, "pull");
         let entries = pulls.iter().flat_map(Node::entries).filter(|entry| !PULL.contains(&entry.key.as_str()));
         let told = entries.map(|entry| {
             let path = format!("ansible.pull.{}", entry.key);
             let suggestion = nearest(&entry.key, PULL.iter().copied());
             Diagnostic { suggestion, ..entry.place.diagnostic(Severity::Warning, &path, "unknown key") }
         });
-        told.collect()
+        let lacking = pulls.iter().filter(|pull| {
+            let has = |key: &str| pull.get(key).is_some();
+            !has("url") || !has("playbook_name") && !has("playbook_names")
+        });
+        let lacking = lacking.map(|pull| pull.diagnostic(Severity::Warning, "ansible.pull", LACKING));
+        let method = check::words(ansible, "install_method", METHODS);
+        let method = method.into_iter().map(|it| Diagnostic { path: "ansible.install_method".to_owned(), ..it });
+        told.chain(lacking).chain(method).collect()
     }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
@@ -167,7 +178,7 @@ impl Work<'_> {
         let playbooks: Vec<String> =
             ["playbook_name", "playbook_names"].iter().flat_map(|key| values(options, key)).cloned().collect();
         let Some(url) = values(options, "url").first().filter(|_| !playbooks.is_empty()) else {
-            return Err(Failure::new(Reason::Config, "it has not both `url` and `playbook_names`; give them"));
+            return Err(Failure::new(Reason::Config, LACKING));
         };
         let (url, secrets) = source::split(url);
         let command = self.command("ansible-pull")?.arg(format!("--url={url}"));

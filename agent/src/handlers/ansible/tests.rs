@@ -122,13 +122,18 @@ fn pip_installs_for_the_user_and_a_distribution_that_cannot_is_told() {
     assert_eq!(said(&context), "as ansible\nown --url=x a\n");
     context.system.remove("/home/ansible/.local").unwrap();
     for (method, part) in [
-        ("distro", "ansible: ansible-core is not installed, nor a program that installs it"),
+        ("distro", "ansible: none of apt-get, dnf, yum and zypper is installed; put ansible-core into the image"),
         ("apt", "ansible: install_method: this is none of distro, pip"),
     ] {
         let mut context = Context::for_test(tree.path(), &format!("ansible: {{install_method: {method}, {keys}}}"));
         let failure = context.run_handler::<Ansible>().unwrap_err();
         assert!(failure.message.starts_with(part), "{}", failure.message);
     }
+    let context =
+        Context::for_test(tree.path(), "ansible: {install_method: pipp, pull: [{url: x}, {playbook_name: y}]}");
+    let told = Entry::of::<Ansible>().prepare(&context.config).diagnostics;
+    let paths: Vec<_> = told.iter().map(|finding| finding.path.as_str()).collect();
+    assert_eq!(paths, ["ansible.pull", "ansible.pull", "ansible.install_method"]);
     let mut context = Context::for_test(tree.path(), "ansible:");
     assert!(matches!(context.run_handler::<Ansible>(), Ok(Outcome::Skipped(Reason::NothingToDo, _))));
 }

@@ -102,7 +102,7 @@ fn settings(keys: &Keys, validation: &KeyFile, client: &KeyFile, instance: &str)
         ("pid_file", given(&keys.pid_file, "/var/run/chef/client.pid")),
         (
             "Chef::Log::Formatter.show_time =",
-            keys.show_time.unwrap_or(true).then(|| "true".to_owned()).unwrap_or_default(),
+            if keys.show_time == Some(false) { String::new() } else { "true".to_owned() },
         ),
         ("encrypted_data_bag_secret", given(&keys.encrypted_data_bag_secret, "")),
     ];

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use kiln_schema::diagnostic::Diagnostic;
+use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::Node;
+use kiln_schema::yaml::{self, Node};
 use serde_json::json;
 
 use self::config::{Config, Keys};
 use self::files::KeyFile;
-use super::tools::{Steps, is_installed, run_to_end};
+use super::tools::{Steps, is_installed, not_text, run_to_end};
 use super::{Failure, Frequency, Handled, Handler, Outcome, check, packages};
 use crate::context::Context;
 use crate::net::{Client, Engine, Policy, Request};
@@ -45,12 +45,35 @@ impl Handler for Chef {
 
     fn check(config: &Node) -> Vec<Diagnostic> {
         let Some(chef) = config.get("chef") else { return Vec::new() };
+        let others = [
+            "force_install",
+            "exec",
+            "delete_validation_post_exec",
+            "show_time",
+            "run_list",
+            "initial_attributes",
+            "omnibus_url_retries",
+            "install_type",
+            "chef_license",
+        ];
+        let known = yaml::fields_of::<Keys>();
+        let is_text = |key: &str| known.contains(&key) && !others.contains(&key);
+        let attributes = chef.get("initial_attributes").filter(|node| !node.is_null());
+        let attributes = attributes
+            .filter(|node| !matches!(node.value, yaml::Value::Map(_)))
+            .map(|node| node.diagnostic(Severity::Warning, "chef.initial_attributes", "a mapping is expected here"));
+        let lists = ["directories", "run_list"].into_iter().filter_map(|key| {
+            check::list(chef, key).map(|finding| Diagnostic { path: format!("chef.{key}"), ..finding })
+        });
         let tell = |key: &str, words: &[&str]| {
             let path = format!("chef.{key}");
             let findings = check::words(chef, key, words);
             findings.into_iter().map(move |finding| Diagnostic { path: path.clone(), ..finding }).collect::<Vec<_>>()
         };
-        [tell("install_type", TYPES), tell("chef_license", LICENCES)].concat()
+        let mut told = [tell("install_type", TYPES), tell("chef_license", LICENCES)].concat();
+        told.extend(not_text(chef, "chef", is_text));
+        told.extend(lists.chain(attributes));
+        told
     }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
@@ -61,18 +84,19 @@ impl Handler for Chef {
         let mut steps = Steps::of("chef");
         let changed = files::write(keys, context, &mut steps);
         let mut exec = keys.exec.unwrap_or(false);
+        let mut installed = false;
         let lacks = keys.force_install || !is_installed(&context.system, "chef-client");
         if lacks {
             let kind = keys.install_type.as_deref().unwrap_or(TYPES[0]);
             exec = keys.exec.unwrap_or(kind == "gems");
-            steps.add("install_type", install(kind, keys, context));
+            installed = steps.add("install_type", install(kind, keys, context));
         }
         // With half of its settings Chef would converge to something else.
         let runs = exec && steps.are_good();
         if runs {
             steps.add("exec", converge(keys, context));
         }
-        steps.finish(json!({"changed": changed, "installed": lacks, "ran": runs}))
+        steps.finish(json!({"changed": changed, "installed": installed, "ran": runs}))
     }
 }
 

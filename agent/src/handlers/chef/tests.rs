@@ -173,6 +173,13 @@ fn a_word_that_is_none_is_told_and_without_the_key_nothing_happens() {
     let told = Entry::of::<Chef>().prepare(&context.config).diagnostics;
     assert_eq!((told.len(), told[0].path.as_str()), (1, "chef.install_type"));
     assert_eq!(told[0].suggestion.as_deref(), Some("gems"));
+    let user_data =
+        "chef: {directories: [], run_list: 1, initial_attributes: x, environment: 7, exec: true, unknown: 8}";
+    let context = Context::for_test(tree.path(), user_data);
+    let told = Entry::of::<Chef>().prepare(&context.config).diagnostics;
+    let paths: Vec<_> = told.iter().map(|finding| finding.path.as_str()).collect();
+    let expected = ["chef.unknown", "chef.environment", "chef.directories", "chef.run_list", "chef.initial_attributes"];
+    assert_eq!(paths, expected);
     let mut context = Context::for_test(tree.path(), "chef:");
     assert!(matches!(context.run_handler::<Chef>(), Ok(Outcome::Skipped(Reason::NothingToDo, _))));
 }

@@ -76,8 +76,8 @@ impl Handler for Install {
 /// Which package could not be installed, and why.
 pub fn ensure(context: &Context, names: &[&str]) -> Result<(), Failure> {
     let Some(manager) = Manager::of(&context.system) else {
-        let message =
-            format!("{0} is not installed, nor a program that installs it; put {0} into the image", names.join(", "));
+        let names = names.join(", ");
+        let message = format!("none of apt-get, dnf, yum and zypper is installed; put {names} into the image");
         return Err(Failure::new(Reason::MissingProgram, message));
     };
     let mut work = Work { context, manager, detail: Map::new(), packages: Map::new(), failures: Vec::new() };

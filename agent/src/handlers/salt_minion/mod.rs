@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
+use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::scalar;
+use kiln_schema::yaml::{self, Node};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::edit::put;
-use super::tools::{Steps, mode_of, put_secret, run_to_end, systemctl};
+use super::tools::{Steps, mode_of, not_text, put_secret, run_to_end, systemctl};
 use super::{Failure, Frequency, Handled, Handler, packages};
 use crate::context::Context;
+
+mod document;
 
 /// Sets a minion of Salt up.
 pub struct SaltMinion;
@@ -55,6 +58,12 @@ impl Handler for SaltMinion {
     const TIMEOUT: Duration = Duration::from_secs(3600);
     type Config = Config;
 
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let known = yaml::fields_of::<Keys>();
+        let is_text = |key: &str| known.contains(&key) && !matches!(key, "conf" | "grains");
+        config.get("salt_minion").map_or_else(Vec::new, |node| not_text(node, "salt_minion", is_text))
+    }
+
     fn run(config: &Config, context: &mut Context) -> Handled {
         let context = &*context;
         // A key with nothing behind it asks for the defaults.
@@ -67,7 +76,7 @@ impl Handler for SaltMinion {
         let mut changed = Vec::new();
         for (name, value) in [("minion", &keys.conf), ("grains", &keys.grains)] {
             let Some(value) = value else { continue };
-            let text = document(value);
+            let text = document::of(value);
             let path = format!("{folder}/{name}");
             let outcome = put(&context.system, &path, &text, mode_of(&text)).map_err(Failure::from);
             if matches!(outcome, Ok(true)) {
@@ -111,70 +120,6 @@ fn put_keys(keys: &Keys, folder: &str, context: &Context) -> Result<(), Failure>
     system.make_dir(folder, 0o700, None)?;
     put(system, &format!("{folder}/minion.pub"), public, 0o644)?;
     put_secret(system, &format!("{folder}/minion.pem"), private)
-}
-
-/// A document of YAML as cloud-init writes it, which YAML 1.1 readers such as Salt take as it is meant.
-fn document(value: &Json) -> String {
-    let mut text = String::from("---\n");
-    block(value, "", &mut text);
-    text + "...\n"
-}
-
-/// Adds a value in lines; `indent` stands before all but the first.
-fn block(value: &Json, indent: &str, text: &mut String) {
-    let deeper = format!("{indent}    ");
-    match value {
-        Json::Object(fields) if !fields.is_empty() => {
-            let mut names: Vec<&String> = fields.keys().collect();
-            names.sort_unstable();
-            for (index, name) in names.into_iter().enumerate() {
-                text.push_str(if index == 0 { "" } else { indent });
-                text.push_str(&word(name));
-                text.push(':');
-                match &fields[name] {
-                    Json::Array(items) if !items.is_empty() => {
-                        text.push_str(&format!("\n{indent}"));
-                        block(&fields[name], indent, text);
-                    }
-                    Json::Object(inner) if !inner.is_empty() => {
-                        text.push_str(&format!("\n{deeper}"));
-                        block(&fields[name], &deeper, text);
-                    }
-                    scalar => {
-                        text.push(' ');
-                        block(scalar, indent, text);
-                    }
-                }
-            }
-        }
-        Json::Array(items) if !items.is_empty() => {
-            for (index, item) in items.iter().enumerate() {
-                text.push_str(if index == 0 { "" } else { indent });
-                let is_block = matches!(item, Json::Object(fields) if !fields.is_empty())
-                    || matches!(item, Json::Array(items) if !items.is_empty());
-                text.push_str(if is_block { "-   " } else { "- " });
-                block(item, &deeper, text);
-            }
-        }
-        Json::String(string) => text.push_str(&(word(string) + "\n")),
-        scalar => text.push_str(&format!("{scalar}\n")),
-    }
-}
-
-/// Text as it is where no reader takes it for anything else, and else in quotes.
-fn word(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, ' ' | '_' | '-' | '.' | '/' | ':' | '@' | '+' | '=');
-    let begins = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/' || c == '_');
-    let ends = !text.ends_with([' ', ':']) && !text.contains(": ");
-    let is_text = scalar::boolean(text).is_none() && !scalar::is_null(text);
-    if begins && ends && is_text && text.chars().all(plain) {
-        return text.to_owned();
-    }
-    if text.chars().all(|c| c == ' ' || c.is_ascii_graphic()) {
-        return format!("'{}'", text.replace('\'', "''"));
-    }
-    // A string of JSON is one of YAML.
-    Json::from(text).to_string()
 }
 
 #[cfg(test)]
@@ -257,19 +202,5 @@ mod tests {
         assert!(context.system.exists("/etc/salt/minion") && context.system.exists("/etc/salt/pki/minion.pem"));
         assert_eq!(context.system.metadata("/etc/salt/pki").unwrap().mode() & 0o777, 0o700);
         assert!(!context.system.read_text("/said").unwrap().contains("salt-minion"));
-    }
-
-    #[test]
-    fn what_is_written_reads_back_as_it_was_meant() {
-        let value = json!({
-            "b": {"list": [1, "two", [true, null], {"z": "yes", "a": {"deep": "08:30"}}], "none": {}, "no": []},
-            "a": "it's: #1", "lines": "x\ny\u{e9}", "url": "https://x/y?z=1", "empty": "", "12": "- x",
-        });
-        let text = document(&value);
-        let body = text.strip_prefix("---\n").unwrap().strip_suffix("...\n").unwrap();
-        assert_eq!(kiln_schema::yaml::parse("salt", body).unwrap().0.to_json(), value);
-        let other: serde_yaml::Value = serde_yaml::from_str(&text).unwrap();
-        assert_eq!(serde_json::to_value(other).unwrap(), value);
-        assert!(text.contains("b:\n    list:\n    - 1\n    - two\n    -   - true\n        - null\n    -   a:\n            deep: '08:30'\n        z: 'yes'\n    'no': []\n    none: {}\n"), "{text}");
     }
 }
