@@ -1,7 +1,8 @@
 //! Repositories of yum and dnf.
 
+use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::{Named, scalar};
+use kiln_schema::yaml::{self, Named, Node, Value, scalar};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
@@ -9,6 +10,10 @@ use serde_json::json;
 use super::edit::{Pairs, put};
 use super::{Failure, Frequency, Handled, Handler, Outcome};
 use crate::context::Context;
+
+/// The keys of which a repository has one.
+const ADDRESSES: &[&str] = &["baseurl", "metalink", "mirrorlist"];
+const NO_ADDRESS: &str = "it has none of baseurl, metalink and mirrorlist; give one";
 
 /// Adds repositories of yum and dnf.
 pub struct YumRepos;
@@ -29,6 +34,17 @@ impl Handler for YumRepos {
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Instance;
     type Config = Config;
+
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let repositories = config.get("yum_repos").map_or(&[][..], Node::entries);
+        let lacking = repositories.iter().filter(|entry| {
+            matches!(entry.value.value, Value::Map(_)) && !ADDRESSES.iter().any(|key| entry.value.get(key).is_some())
+        });
+        let told = |entry: &yaml::Entry| {
+            entry.place.diagnostic(Severity::Warning, &format!("yum_repos.{}", entry.key), NO_ADDRESS)
+        };
+        lacking.map(told).collect()
+    }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
         let system = &context.system;
@@ -74,8 +90,8 @@ fn content(id: &str, keys: &Pairs) -> Result<String, Failure> {
     if id.is_empty() || id.contains(['/', ']', '\n']) {
         return refuse("this is no id of a repository; write letters, digits and dashes".to_owned());
     }
-    if !keys.0.iter().any(|(key, _)| matches!(key.as_str(), "baseurl" | "metalink" | "mirrorlist")) {
-        return refuse("it has none of baseurl, metalink and mirrorlist; give one".to_owned());
+    if !keys.0.iter().any(|(key, _)| ADDRESSES.contains(&key.as_str())) {
+        return refuse(NO_ADDRESS.to_owned());
     }
     let mut lines = vec![format!("[{id}]")];
     for (key, value) in &keys.0 {
@@ -148,6 +164,15 @@ mod tests {
                 "user-data:1:47: error: yum_repos.b: expected a mapping, found a list"
             ]
         );
+    }
+
+    #[test]
+    fn a_repository_without_an_address_is_told_before_anything_runs() {
+        let context =
+            Context::for_test(std::path::Path::new("/nowhere"), "yum_repos: {a: {name: x}, b: {metalink: y}, c: z}");
+        let told = YumRepos::check(&context.config);
+        let told: Vec<_> = told.iter().map(ToString::to_string).collect();
+        assert_eq!(told, [format!("user-data:1:13: warning: yum_repos.a: {NO_ADDRESS}")]);
     }
 
     #[test]

@@ -2,14 +2,14 @@
 
 use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::{Each, Named, Node, scalar};
+use kiln_schema::yaml::{Each, Named, Node, Value, scalar};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::edit::{Pairs, put, text_or_empty};
 use super::tools::{Steps, mode_of};
-use super::{Failure, Frequency, Handled, Handler, Outcome};
+use super::{Failure, Frequency, Handled, Handler, Outcome, items};
 use crate::context::Context;
 use crate::system::{FileOptions, System};
 
@@ -17,6 +17,9 @@ use crate::system::{FileOptions, System};
 const CONF: &str = "/etc/zypp/zypp.conf";
 /// The line before settings that the file did not have.
 const MARK: &str = "# Added via cloud.cfg";
+
+/// What is told of a repository without these.
+const LACKING: &str = "it has not both `id` and `baseurl`; give them";
 
 /// Adds repositories of zypper.
 pub struct Zypper;
@@ -48,11 +51,16 @@ impl Handler for Zypper {
     type Config = Config;
 
     fn check(config: &Node) -> Vec<Diagnostic> {
-        let settings = config.get("zypper").and_then(|zypper| zypper.get("config"));
+        let Some(zypper) = config.get("zypper") else { return Vec::new() };
+        let settings = zypper.get("config");
         let moved = settings.and_then(|settings| settings.get("configdir"));
         let message = "zypper's own folder cannot be moved, so this is left out";
         let told = |node: &Node| node.diagnostic(Severity::Warning, "zypper.config.configdir", message);
-        moved.map(told).into_iter().collect()
+        let lacking = items(zypper, "repos").iter().filter(|node| {
+            matches!(node.value, Value::Map(_)) && (node.get("id").is_none() || node.get("baseurl").is_none())
+        });
+        let lacking = lacking.map(|node| node.diagnostic(Severity::Warning, "zypper.repos", LACKING));
+        moved.map(told).into_iter().chain(lacking).collect()
     }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
@@ -93,7 +101,7 @@ fn file(keys: &Pairs) -> Result<(String, String), Failure> {
     let value = |wanted: &str| keys.0.iter().find(|(key, _)| key == wanted).map_or("", |(_, value)| value.trim());
     let id = value("id");
     if id.is_empty() || value("baseurl").is_empty() {
-        return refuse("it has not both `id` and `baseurl`; give them");
+        return refuse(LACKING);
     }
     if id.starts_with('.') || id.contains(['/', ']', '\n']) {
         return refuse("its id is no name of a file; write letters, digits and dashes");
@@ -218,6 +226,8 @@ mod tests {
             assert!(failure.message.contains(part), "{}", failure.message);
         }
         assert!(!format!("{failure:?}").contains("hunter2"));
+        let told = Zypper::check(&context.config);
+        assert_eq!((told.len(), told[0].message.as_str(), told[0].line), (1, LACKING, Some(5)));
         let read = |name: &str| context.system.read_text(format!("/etc/zypp/repos.d/{name}.repo")).unwrap();
         assert_eq!(
             read("os_oss"),
