@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::edit::put;
-use super::tools::{Steps, mode_of, not_text, put_secret, run_to_end, systemctl};
+use super::tools::{Steps, is_installed, mode_of, not_text, put_secret, run_to_end, systemctl};
 use super::{Failure, Frequency, Handled, Handler, packages};
 use crate::context::Context;
 
@@ -71,7 +71,9 @@ impl Handler for SaltMinion {
         let keys = config.salt_minion.as_ref().unwrap_or(&nothing);
         let mut steps = Steps::of("salt_minion");
         let package = keys.pkg_name.as_deref().unwrap_or("salt-minion");
-        let installed = steps.add("pkg_name", packages::ensure(context, &[package]));
+        // Where the program is there, an image without a package manager needs none.
+        let installed = is_installed(&context.system, "salt-minion")
+            || steps.add("pkg_name", packages::ensure(context, &[package]));
         let folder = keys.config_dir.as_deref().unwrap_or("/etc/salt").trim_end_matches('/');
         let mut changed = Vec::new();
         for (name, value) in [("minion", &keys.conf), ("grains", &keys.grains)] {
@@ -178,6 +180,9 @@ mod tests {
         let user_data = "salt_minion: {conf: {file_client: local, gitfs_password: hunter2}, config_dir: /srv/salt/, \
             service_name: other, public_key: x}";
         let Some(mut context) = machine(tree.path(), user_data) else { return };
+        // The image has the program, and nothing that installs one.
+        context.system.write("/usr/bin/salt-minion", "", FileOptions::mode(0o755)).unwrap();
+        context.system.remove("/usr/bin/apt-get").unwrap();
         let failure = context.run_handler::<SaltMinion>().unwrap_err();
         assert_eq!(
             failure.message,
