@@ -56,6 +56,7 @@ mod rsyslog;
 mod runcmd;
 mod salt_minion;
 mod scripts;
+mod section;
 mod set_passwords;
 mod ssh_authkey_fingerprints;
 mod ssh_authorized_keys;

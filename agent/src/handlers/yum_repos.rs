@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::edit::{Pairs, put};
+use super::edit::put;
+use super::section::Section;
 use super::{Failure, Frequency, Handled, Handler, Outcome};
 use crate::context::Context;
 
@@ -23,7 +24,7 @@ pub struct YumRepos;
 #[serde(default)]
 pub struct Config {
     /// Repositories by id, each with the keys of a file of yum: name, and baseurl, metalink or mirrorlist.
-    yum_repos: Named<Pairs>,
+    yum_repos: Named<Section>,
     /// The folder of their files; /etc/yum.repos.d without the key.
     yum_repo_dir: Option<String>,
 }
@@ -85,7 +86,7 @@ impl Handler for YumRepos {
 }
 
 /// The file of one repository.
-fn content(id: &str, keys: &Pairs) -> Result<String, Failure> {
+fn content(id: &str, keys: &Section) -> Result<String, Failure> {
     let refuse = |why: String| Err(Failure::new(Reason::Config, why));
     if id.is_empty() || id.contains(['/', ']', '\n']) {
         return refuse("this is no id of a repository; write letters, digits and dashes".to_owned());
@@ -130,7 +131,7 @@ mod tests {
     #[test]
     fn a_good_repository_is_written_beside_bad_ones_and_those_of_the_image_stay() {
         let user_data = "yum_repos:\n  My Repo: {name: Mine, baseurl: 'http://x/$basearch/', enabled: false, gpgcheck: true, \
-            priority: 10, gpgkey: \"a\\nb\"}\n  own: {baseurl: 'http://y'}\n  bad: {name: x}\n  ../up: {baseurl: x}\n  \
+            priority: 10, gpgkey: [a, b]}\n  own: {baseurl: 'http://y'}\n  bad: {name: x}\n  ../up: {baseurl: x}\n  \
             secret: {metalink: 'http://z', password: hunter2}\n";
         let (_tree, mut context, handled) = run(user_data, "ID=rocky\nID_LIKE=rhel");
         let failure = handled.unwrap_err();

@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::edit::{Pairs, put, text_or_empty};
+use super::edit::{put, text_or_empty};
+use super::section::Section;
 use super::tools::{Steps, mode_of};
 use super::{Failure, Frequency, Handled, Handler, Outcome, items};
 use crate::context::Context;
@@ -38,7 +39,7 @@ pub struct Config {
 struct Keys {
     /// Repositories, each with `id`, `baseurl` and other keys of zypper's files; `enabled` and `autorefresh` are 1
     /// without the key. A file that is there stays.
-    repos: Each<Pairs>,
+    repos: Each<Section>,
     /// Settings of /etc/zypp/zypp.conf. `reposdir` is the repositories' folder, /etc/zypp/repos.d without the key.
     config: Named<String>,
 }
@@ -96,7 +97,7 @@ impl Handler for Zypper {
 }
 
 /// The name and the text of a repository's file.
-fn file(keys: &Pairs) -> Result<(String, String), Failure> {
+fn file(keys: &Section) -> Result<(String, String), Failure> {
     let refuse = |why: &str| Err(Failure::new(Reason::Config, why.to_owned()));
     let value = |wanted: &str| keys.0.iter().find(|(key, _)| key == wanted).map_or("", |(_, value)| value.trim());
     let id = value("id");
@@ -217,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_good_repository_is_written_beside_bad_ones_and_those_of_the_image_stay() {
-        let user_data = "zypper:\n  repos:\n  - {id: os oss, name: x, baseurl: 'http://dl/', autorefresh: off, GPG-Check: yes}\n  \
+        let user_data = "zypper:\n  repos:\n  - {id: os oss, name: x, baseurl: ['http://dl/', 'http://other/'], autorefresh: off, GPG-Check: yes}\n  \
             - {id: own, baseurl: y}\n  - {id: a}\n  - {id: ../b, baseurl: z}\n  - [c]\n  \
             - {id: secret, baseurl: 'https://me:hunter2@dl/'}\n";
         let (_tree, mut context, handled) = run(user_data, Some("[main]\n"));
@@ -231,7 +232,7 @@ mod tests {
         let read = |name: &str| context.system.read_text(format!("/etc/zypp/repos.d/{name}.repo")).unwrap();
         assert_eq!(
             read("os_oss"),
-            "[os oss]\nname = x\nbaseurl = http://dl/\nautorefresh = 0\ngpg_check = 1\nenabled = 1\n"
+            "[os oss]\nname = x\nbaseurl = http://dl/\n    http://other/\nautorefresh = 0\ngpg_check = 1\nenabled = 1\n"
         );
         assert_eq!(read("own"), "[own]\n");
         assert_eq!(context.system.metadata("/etc/zypp/repos.d/secret.repo").unwrap().mode() & 0o777, 0o600);
