@@ -8,11 +8,9 @@ use kiln_schema::status::{Reason, Stage};
 use serde_json::json;
 
 use super::scripts::NoKeys;
-use super::{Frequency, Handled, Handler, Outcome};
+use super::{Finds, Frequency, Handled, Handler, Outcome};
 use crate::context::Context;
 use crate::datasources::{self, azure};
-use crate::system::System;
-use crate::userdata::Script;
 
 /// Tells Azure that the machine is set up.
 pub struct AzureReady;
@@ -22,7 +20,7 @@ impl Handler for AzureReady {
     const SUMMARY: &'static str = "Tells Azure that the machine is set up";
     const STAGE: Stage = Stage::Init;
     const FREQUENCY: Frequency = Frequency::Instance;
-    const FINDS: Option<fn(&System, &[Script]) -> bool> = Some(|system, _| azure::is_azure(system));
+    const FINDS: Option<Finds> = Some(|system, _, _| azure::is_azure(system));
     type Config = NoKeys;
 
     fn run(_: &NoKeys, context: &mut Context) -> Handled {
@@ -68,7 +66,7 @@ mod tests {
     fn only_a_machine_of_azure_has_something_to_tell() {
         let tree = tempfile::tempdir().unwrap();
         let context = context(tree.path(), "azure");
-        let finds = || AzureReady::FINDS.is_some_and(|finds| finds(&context.system, &[]));
+        let finds = || AzureReady::FINDS.is_some_and(|finds| finds(&context.system, &context.config, &[]));
         assert!(!finds());
         let tag = "7783-7084-3265-9085-8269-3286-77\n";
         context.system.write("/sys/class/dmi/id/chassis_asset_tag", tag, FileOptions::default()).unwrap();

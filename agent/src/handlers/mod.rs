@@ -24,12 +24,15 @@ use crate::context::Context;
 use crate::system::{RunError, System};
 use crate::userdata::Script;
 
+mod ansible;
 mod apt;
 mod apt_pipelining;
 mod azure_ready;
 mod bootcmd;
+mod byobu;
 mod ca_certs;
 mod check;
+mod chef;
 mod commands;
 mod disable_ec2_metadata;
 mod disks;
@@ -53,7 +56,9 @@ mod resolv_conf;
 pub mod route53;
 mod rsyslog;
 mod runcmd;
+mod salt_minion;
 mod scripts;
+mod section;
 mod set_passwords;
 mod ssh_authkey_fingerprints;
 mod ssh_authorized_keys;
@@ -62,9 +67,12 @@ mod ssh_import_id;
 mod ssh_rsa_host_key;
 mod templates;
 mod timezone;
+mod tools;
 mod users;
+mod wireguard;
 mod write_files;
 mod yum_repos;
+mod zypper;
 
 pub use users::image_default_name;
 
@@ -98,10 +106,16 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<apt_pipelining::AptPipelining>(),
     Entry::of::<apt::Apt>(),
     Entry::of::<yum_repos::YumRepos>(),
+    Entry::of::<zypper::Zypper>(),
+    Entry::of::<wireguard::Wireguard>(),
     Entry::of::<packages::Install>(),
     Entry::of::<ntp::Ntp>(),
+    Entry::of::<byobu::Byobu>(),
     Entry::of::<write_files::WriteFilesDeferred>(),
     Entry::of::<puppet::Handle>(),
+    Entry::of::<chef::Chef>(),
+    Entry::of::<ansible::Ansible>(),
+    Entry::of::<salt_minion::SaltMinion>(),
     Entry::of::<scripts::ScriptsVendor>(),
     Entry::of::<scripts::ScriptsPerOnce>(),
     Entry::of::<scripts::ScriptsPerBoot>(),

@@ -54,7 +54,6 @@ const TABLE: &[NotDone] = &[
     lacking("apk_repos", REPOSITORIES),
     lacking("yum_repos", REPOSITORIES),
     lacking("yum_repo_dir", REPOSITORIES),
-    lacking("zypper", REPOSITORIES),
     lacking("rh_subscription", SUBSCRIPTION),
     lacking("spacewalk", SUBSCRIPTION),
     lacking("ubuntu_pro", "run `pro attach` in `runcmd`"),
@@ -63,9 +62,6 @@ const TABLE: &[NotDone] = &[
     lacking("ca_certs", "write the certificate with `write_files` and run `update-ca-certificates` in `runcmd`"),
     lacking("ca-certs", "write the certificate with `write_files` and run `update-ca-certificates` in `runcmd`"),
     // Other tools that configure a machine.
-    lacking("ansible", CONVERGE),
-    lacking("chef", CONVERGE),
-    lacking("salt_minion", CONVERGE),
     lacking("mcollective", CONVERGE),
     lacking("landscape", BAKE),
     lacking("lxd", BAKE),
@@ -77,7 +73,6 @@ const TABLE: &[NotDone] = &[
     lacking("network", "write the network's configuration into the image, or with `write_files`"),
     lacking("updates", "the image's own network service takes up a new interface"),
     lacking("disable_ec2_metadata", "run `ip route add prohibit 169.254.169.254` in `bootcmd`"),
-    lacking("wireguard", "write the configuration with `write_files` and start `wg-quick@` in `runcmd`"),
     lacking("fan", "run `fanctl` in `runcmd`"),
     lacking("manage_resolv_conf", "write /etc/resolv.conf with `write_files` or `templates`"),
     lacking("resolv_conf", "write /etc/resolv.conf with `write_files` or `templates`"),
@@ -88,7 +83,6 @@ const TABLE: &[NotDone] = &[
     lacking("locale_configfile", "write the file with `write_files`"),
     lacking("keyboard", "write /etc/default/keyboard with `write_files`"),
     lacking("random_seed", "write to /dev/urandom in `bootcmd`"),
-    lacking("byobu_by_default", "run `byobu-launcher-install` in `runcmd`"),
     lacking("rpi", "configure the board with `write_files`"),
     lacking("autoinstall", "it is for Ubuntu's installer and not for an installed machine"),
     // Logins.

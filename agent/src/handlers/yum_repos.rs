@@ -1,16 +1,20 @@
 //! Repositories of yum and dnf.
 
-use std::collections::BTreeMap;
-
+use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::scalar;
+use kiln_schema::yaml::{self, Named, Node, Value, scalar};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::edit::{Pairs, put};
+use super::edit::put;
+use super::section::Section;
 use super::{Failure, Frequency, Handled, Handler, Outcome};
 use crate::context::Context;
+
+/// The keys of which a repository has one.
+const ADDRESSES: &[&str] = &["baseurl", "metalink", "mirrorlist"];
+const NO_ADDRESS: &str = "it has none of baseurl, metalink and mirrorlist; give one";
 
 /// Adds repositories of yum and dnf.
 pub struct YumRepos;
@@ -20,7 +24,7 @@ pub struct YumRepos;
 #[serde(default)]
 pub struct Config {
     /// Repositories by id, each with the keys of a file of yum: name, and baseurl, metalink or mirrorlist.
-    yum_repos: BTreeMap<String, Pairs>,
+    yum_repos: Named<Section>,
     /// The folder of their files; /etc/yum.repos.d without the key.
     yum_repo_dir: Option<String>,
 }
@@ -32,6 +36,17 @@ impl Handler for YumRepos {
     const FREQUENCY: Frequency = Frequency::Instance;
     type Config = Config;
 
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let repositories = config.get("yum_repos").map_or(&[][..], Node::entries);
+        let lacking = repositories.iter().filter(|entry| {
+            matches!(entry.value.value, Value::Map(_)) && !ADDRESSES.iter().any(|key| entry.value.get(key).is_some())
+        });
+        let told = |entry: &yaml::Entry| {
+            entry.place.diagnostic(Severity::Warning, &format!("yum_repos.{}", entry.key), NO_ADDRESS)
+        };
+        lacking.map(told).collect()
+    }
+
     fn run(config: &Config, context: &mut Context) -> Handled {
         let system = &context.system;
         if config.yum_repos.is_empty() {
@@ -42,7 +57,7 @@ impl Handler for YumRepos {
         }
         let folder = config.yum_repo_dir.as_deref().unwrap_or("/etc/yum.repos.d").trim_end_matches('/');
         let (mut written, mut present, mut failures) = (Vec::new(), Vec::new(), Vec::new());
-        for (id, keys) in &config.yum_repos {
+        for (id, keys) in config.yum_repos.iter() {
             let stem = id.trim().to_lowercase().replace(' ', "-");
             let path = format!("{folder}/{stem}.repo");
             let outcome = content(&stem, keys).and_then(|text| {
@@ -71,13 +86,13 @@ impl Handler for YumRepos {
 }
 
 /// The file of one repository.
-fn content(id: &str, keys: &Pairs) -> Result<String, Failure> {
+fn content(id: &str, keys: &Section) -> Result<String, Failure> {
     let refuse = |why: String| Err(Failure::new(Reason::Config, why));
     if id.is_empty() || id.contains(['/', ']', '\n']) {
         return refuse("this is no id of a repository; write letters, digits and dashes".to_owned());
     }
-    if !keys.0.iter().any(|(key, _)| matches!(key.as_str(), "baseurl" | "metalink" | "mirrorlist")) {
-        return refuse("it has none of baseurl, metalink and mirrorlist; give one".to_owned());
+    if !keys.0.iter().any(|(key, _)| ADDRESSES.contains(&key.as_str())) {
+        return refuse(NO_ADDRESS.to_owned());
     }
     let mut lines = vec![format!("[{id}]")];
     for (key, value) in &keys.0 {
@@ -116,7 +131,7 @@ mod tests {
     #[test]
     fn a_good_repository_is_written_beside_bad_ones_and_those_of_the_image_stay() {
         let user_data = "yum_repos:\n  My Repo: {name: Mine, baseurl: 'http://x/$basearch/', enabled: false, gpgcheck: true, \
-            priority: 10, gpgkey: \"a\\nb\"}\n  own: {baseurl: 'http://y'}\n  bad: {name: x}\n  ../up: {baseurl: x}\n  \
+            priority: 10, gpgkey: [a, b]}\n  own: {baseurl: 'http://y'}\n  bad: {name: x}\n  ../up: {baseurl: x}\n  \
             secret: {metalink: 'http://z', password: hunter2}\n";
         let (_tree, mut context, handled) = run(user_data, "ID=rocky\nID_LIKE=rhel");
         let failure = handled.unwrap_err();
@@ -133,6 +148,32 @@ mod tests {
         assert_eq!(context.system.metadata("/etc/yum.repos.d/secret.repo").unwrap().mode() & 0o777, 0o600);
         let again = context.run_handler::<YumRepos>().unwrap_err();
         assert_eq!(again.detail, failure.detail);
+    }
+
+    #[test]
+    fn a_repository_of_the_wrong_type_hides_no_other_and_is_not_written_in_half() {
+        let user_data = "yum_repos: {a: {baseurl: x, gpgcheck: {}}, b: [y], c: {baseurl: z}}";
+        let (_tree, context, handled) = run(user_data, "ID=fedora");
+        handled.unwrap();
+        assert_eq!(context.system.list("/etc/yum.repos.d").unwrap(), ["c.repo", "own.repo"]);
+        let told = crate::handlers::read_keys::<Config>(&context.config).diagnostics;
+        let told: Vec<_> = told.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "user-data:1:39: error: yum_repos.a.gpgcheck: expected text, found a mapping",
+                "user-data:1:47: error: yum_repos.b: expected a mapping, found a list"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_repository_without_an_address_is_told_before_anything_runs() {
+        let context =
+            Context::for_test(std::path::Path::new("/nowhere"), "yum_repos: {a: {name: x}, b: {metalink: y}, c: z}");
+        let told = YumRepos::check(&context.config);
+        let told: Vec<_> = told.iter().map(ToString::to_string).collect();
+        assert_eq!(told, [format!("user-data:1:13: warning: yum_repos.a: {NO_ADDRESS}")]);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! - `parse`: text to tree: anchors, merge keys, duplicate keys, limits.
 //! - `scalar`: what a spelling means to each type. The whole tolerance is in that file.
 //! - `de`: tree to type, through serde; `access`: what it walks through.
-//! - `types`: field types for user-data: [`Mode`], [`Each`], [`Argv`].
+//! - `types`: field types for user-data: [`Mode`], [`Each`], [`Named`], [`Argv`].
 
 mod access;
 mod de;
@@ -25,4 +25,4 @@ mod tests;
 pub use de::{Checked, fields_of, read};
 pub use node::{Entry, Node, Place, Scalar, Source, Value};
 pub use parse::parse;
-pub use types::{Argv, Each, Mode};
+pub use types::{Argv, Each, Mode, Named};

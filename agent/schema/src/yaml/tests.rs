@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Argv, Checked, Each, Mode, Node, parse, read};
+use super::{Argv, Checked, Each, Mode, Named, Node, parse, read};
 use crate::diagnostic::{Diagnostic, Severity};
 
 fn tree(text: &str) -> (Node, Vec<Diagnostic>) {
@@ -200,6 +200,56 @@ fn a_bad_item_is_told_with_its_place_and_the_others_are_kept() {
             "doc:5:3: error: v[3]: expected a whole number, found a list"
         ]
     );
+}
+
+#[test]
+fn a_bad_value_of_a_mapping_is_told_with_its_place_and_the_others_are_kept_in_their_order() {
+    let text = "v:\n  z: 1\n  bad: x\n  a: 3\n  worse: {b: 4}\n  none:\n";
+    let checked = read::<Named<u8>>(tree(text).0.get("v").unwrap(), "v");
+    assert_eq!(checked.value.unwrap().0, [("z".to_owned(), 1), ("a".to_owned(), 3)]);
+    let told: Vec<_> = checked.diagnostics.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "doc:3:8: error: v.bad: expected a whole number, found text",
+            "doc:5:10: error: v.worse: expected a whole number, found a mapping",
+            "doc:6:7: error: v.none: expected a whole number, found nothing"
+        ]
+    );
+    let pairs = |pairs: &[(&str, &str)]| {
+        Ok(Named(pairs.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect::<Vec<_>>()))
+    };
+    table::<Named<String>>(&[
+        ("{b: 0644, a: no}", pairs(&[("b", "0644"), ("a", "no")])),
+        ("~", pairs(&[])),
+        ("{}", pairs(&[])),
+        ("[a]", Err("expected a mapping, found a list")),
+        ("a", Err("expected a mapping, found text")),
+        ("{a: [b]}", Err("expected text, found a list")),
+    ]);
+}
+
+#[test]
+fn a_bad_entry_of_a_mapping_in_a_struct_leaves_the_rest_of_the_struct() {
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(default)]
+    struct Source {
+        line: String,
+        keep: bool,
+    }
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(default)]
+    struct Keys {
+        sources: Named<Source>,
+        conf: Option<String>,
+    }
+    let checked = check::<Keys>("sources:\n  a: {line: x, kep: yes}\n  b: {keep: [1]}\n  c: [y]\nconf: z\n");
+    let a = Source { line: "x".to_owned(), keep: false };
+    let expected = Keys { sources: Named(vec![("a".to_owned(), a)]), conf: Some("z".to_owned()) };
+    assert_eq!(checked.value, Some(expected));
+    let paths: Vec<_> = checked.diagnostics.iter().map(|finding| (finding.severity, finding.path.as_str())).collect();
+    let error = Severity::Error;
+    assert_eq!(paths, [(Severity::Warning, "sources.a.kep"), (error, "sources.b.keep"), (error, "sources.c")]);
 }
 
 #[test]

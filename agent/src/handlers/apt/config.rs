@@ -1,8 +1,6 @@
 //! The keys of apt.
 
-use std::collections::BTreeMap;
-
-use kiln_schema::yaml::Each;
+use kiln_schema::yaml::{Each, Named};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -29,7 +27,7 @@ pub struct Keys {
     /// What $SECURITY stands for; the distribution's own without the key.
     pub security: Each<Mirror>,
     /// More sources, by name.
-    pub sources: BTreeMap<String, Source>,
+    pub sources: Named<Source>,
     /// Settings of apt, for a file of their own.
     pub conf: Option<String>,
     /// The proxy for sources of http.

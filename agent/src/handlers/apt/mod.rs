@@ -51,7 +51,7 @@ impl Handler for Apt {
         work.step("conf", |work| work.conf(keys));
         work.step("proxy", |work| work.proxies(keys));
         work.step("sources_list", |work| work.list(keys));
-        for (name, source) in &keys.sources {
+        for (name, source) in keys.sources.iter() {
             work.step(&format!("sources.{name}"), |work| work.source(keys, name, source));
         }
         work.step("debconf_selections", |work| work.answers(keys));

@@ -88,10 +88,22 @@ fn a_source_gets_its_key_and_a_bad_one_hides_no_other() {
         list("good.list"),
         format!("deb [signed-by={OWN_KEYS}/good.gpg] http://deb.debian.org/debian bookworm main\n")
     );
-    assert_eq!(list("other.list"), "deb http://y ./\ndeb http://x ./\n");
+    assert_eq!(list("other.list"), "deb http://x ./\ndeb http://y ./\n");
     assert_eq!(context.system.read(format!("{OWN_KEYS}/good.gpg")).unwrap(), [0x99, 0x02, 0x0d]);
     assert_eq!(context.system.read(format!("{ALL_KEYS}/key.gpg")).unwrap(), [0x99, 0x02, 0x0d]);
     assert!(!context.system.exists(RING) && !context.system.exists("/etc/apt/sources.list.d/bad1.list"));
+}
+
+#[test]
+fn a_source_of_the_wrong_type_hides_neither_the_others_nor_the_settings() {
+    let user_data = "apt: {sources: {a: {source: deb x}, b: {append: [1]}, c: deb y, d: {source: deb z}}, conf: k}";
+    let (_tree, mut context) = machine(user_data);
+    let told = crate::handlers::read_keys::<Config>(&context.config).diagnostics;
+    let paths: Vec<_> = told.iter().map(|finding| finding.path.as_str()).collect();
+    assert_eq!(paths, ["apt.sources.b.append", "apt.sources.c"]);
+    context.run_handler::<Apt>().unwrap();
+    assert_eq!(context.system.list("/etc/apt/sources.list.d").unwrap(), ["a.list", "d.list"]);
+    assert_eq!(text(&context, CONF), "k");
 }
 
 #[test]

@@ -70,6 +70,27 @@ impl Handler for Install {
     }
 }
 
+/// Installs those of these packages that lack, for a handler whose program comes in them.
+///
+/// # Errors
+/// Which package could not be installed, and why.
+pub fn ensure(context: &Context, names: &[&str]) -> Result<(), Failure> {
+    let Some(manager) = Manager::of(&context.system) else {
+        let names = names.join(", ");
+        let message = format!("none of apt-get, dnf, yum and zypper is installed; put {names} into the image");
+        return Err(Failure::new(Reason::MissingProgram, message));
+    };
+    let mut work = Work { context, manager, detail: Map::new(), packages: Map::new(), failures: Vec::new() };
+    let wanted = |name: &&str| Wanted { manager: None, name: (*name).to_owned(), version: None };
+    let missing = work.sort(names.iter().map(wanted).collect());
+    if !missing.is_empty() {
+        // Without lists the installation itself says what lacks.
+        let _ = work.step("update", &manager.update(context));
+        work.install(missing);
+    }
+    Failure::all(work.failures).map_or(Ok(()), Err)
+}
+
 struct Work<'a> {
     context: &'a Context,
     manager: Manager,

@@ -180,3 +180,15 @@ fn a_machine_without_a_manager_is_told_and_nothing_given_is_nothing_to_do() {
     let outcome = Context::for_test(tree.path(), "package_reboot_if_required: true").run_handler::<Install>();
     assert!(matches!(outcome, Ok(Outcome::Skipped(Reason::NothingToDo, _))));
 }
+
+#[test]
+fn what_another_handler_needs_is_installed_and_a_package_that_is_not_to_be_had_is_named() {
+    let tree = tempfile::tempdir().unwrap();
+    let Some(context) = machine(tree.path(), "{}") else { return };
+    let failure = ensure(&context, &["other", "nothing-of-it"]).unwrap_err();
+    assert_eq!(failure.message, "package nothing-of-it: E: Unable to locate package nothing-of-it");
+    assert_eq!(Manager::Apt.installed(&context, "other").as_deref(), Some("2"));
+    fs::remove_file(tree.path().join("usr/bin/apt-get")).unwrap();
+    let failure = ensure(&context, &["other"]).unwrap_err();
+    assert!(failure.message.contains("put other into the image"), "{}", failure.message);
+}
