@@ -13,6 +13,7 @@ use kiln_schema::diagnostic::nearest;
 use kiln_schema::status::Stage;
 use serde::{Deserialize, Serialize};
 
+use crate::network::NetworkConfig;
 use crate::system::System;
 
 mod ec2;
@@ -146,6 +147,9 @@ pub struct Instance {
     /// The vendor-data as it came.
     #[serde(with = "base64_bytes")]
     pub vendor_data: Vec<u8>,
+    /// How the network is to be configured, where the source says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkConfig>,
     /// All metadata as the source gave it, for `query` and templates. No credentials.
     pub metadata: serde_json::Value,
 }

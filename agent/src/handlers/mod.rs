@@ -40,6 +40,7 @@ mod hosts;
 mod keyboard;
 mod keys_to_console;
 mod locale;
+pub mod network;
 pub mod not_done;
 mod ntp;
 mod packages;
@@ -69,6 +70,8 @@ pub static HANDLERS: &[Entry] = &[
     Entry::of::<scripts::Boothooks>(),
     Entry::of::<random_seed::RandomSeed>(),
     Entry::of::<bootcmd::Bootcmd>(),
+    Entry::of::<network::Network>(),
+    Entry::of::<network::NetworkOfSource>(),
     Entry::of::<hostname::Hostname>(),
     Entry::of::<hosts::Hosts>(),
     Entry::of::<timezone::Timezone>(),

@@ -13,13 +13,14 @@ use std::time::Instant;
 use kiln_schema::paths;
 
 use super::{Datasource, Detected, Instance, SourceError};
+use crate::network::{Format, NetworkConfig};
 use crate::system::System;
 use line::Line;
 
 /// Most bytes of a file of a seed.
 const LIMIT: u64 = 16 * 1024 * 1024;
 /// The files of a seed.
-const FILES: [&str; 3] = ["user-data", "meta-data", "vendor-data"];
+const FILES: [&str; 4] = ["user-data", "meta-data", "vendor-data", "network-config"];
 const LABELS: &[&str] = &["/dev/disk/by-label/cidata", "/dev/disk/by-label/CIDATA"];
 const SERIAL: &str = "/sys/class/dmi/id/product_serial";
 
@@ -65,7 +66,7 @@ fn fetch(system: &System) -> Result<Instance, String> {
         }
     };
     let mut file = |index: usize| seed.files[index].take().unwrap_or_default();
-    let [user_data, meta_data, vendor_data] = std::array::from_fn(&mut file);
+    let [user_data, meta_data, vendor_data, network] = std::array::from_fn(&mut file);
     let meta = meta::parse(&format!("{}/meta-data", seed.place), &meta_data)?;
     let mut instance = Instance::new("nocloud", &told.id.or(meta.id).unwrap_or_else(|| "nocloud".to_owned()));
     instance.hostname = told.hostname.or(meta.hostname);
@@ -73,6 +74,10 @@ fn fetch(system: &System) -> Result<Instance, String> {
     instance.launch_index = meta.launch_index;
     instance.user_data = user_data;
     instance.vendor_data = vendor_data;
+    if !network.trim_ascii().is_empty() {
+        let text = String::from_utf8_lossy(&network).into_owned();
+        instance.network = Some(NetworkConfig::new(format!("{}/network-config", seed.place), Format::CloudInit, text));
+    }
     instance.metadata = meta.all;
     Ok(instance)
 }
