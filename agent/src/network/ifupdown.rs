@@ -1,6 +1,7 @@
 //! The file of ifupdown, Debian's older program.
 
 use kiln_schema::diagnostic::{Diagnostic, Severity};
+use kiln_schema::yaml::scalar;
 
 use super::machine::Nic;
 use super::model::{Kind, Link, Network, Route};
@@ -70,6 +71,10 @@ fn stanzas(link: &Link, name: &str, network: &Network) -> String {
             (None, _) => blocks[0].2.extend(both("route", &words_of(route, name))),
         }
     }
+    if let Some(on) = link.accept_ra {
+        let index = blocks.iter().position(|(family, ..)| *family == "inet6").unwrap_or(0);
+        blocks[index].2.push(format!("accept_ra {}", u8::from(on)));
+    }
     blocks[0].2.extend(common(link, network));
     let word = if link.optional { "allow-hotplug" } else { "auto" };
     let mut text = format!("\n{word} {name}\n");
@@ -85,7 +90,6 @@ fn common(link: &Link, network: &Network) -> Vec<String> {
     let mut lines = Vec::new();
     lines.extend(link.mac.as_ref().map(|mac| format!("hwaddress {mac}")));
     lines.extend(link.mtu.map(|mtu| format!("mtu {mtu}")));
-    lines.extend(link.accept_ra.map(|on| format!("accept_ra {}", if on { 2 } else { 0 })));
     for master in &network.links {
         if let (Kind::Bond { primary, .. }, true) = (&master.kind, master.members().contains(&link.name)) {
             lines.push(format!("bond-master {}", master.name));
@@ -99,7 +103,19 @@ fn common(link: &Link, network: &Network) -> Vec<String> {
         Kind::Vlan { id, link } => lines.extend([format!("vlan-raw-device {link}"), format!("vlan_id {id}")]),
         Kind::Physical => {}
     }
-    lines.extend(link.params.iter().map(|(param, value)| format!("{} {value}", param.v1)));
+    for (param, value) in &link.params {
+        let value = match (param.v1, scalar::boolean(value)) {
+            ("bridge_stp", Some(on)) => {
+                if on {
+                    "on"
+                } else {
+                    "off"
+                }
+            }
+            _ => value,
+        };
+        lines.push(format!("{} {value}", param.v1));
+    }
     let join = |words: Vec<String>| (!words.is_empty()).then(|| words.join(" "));
     let servers = join(link.dns.iter().map(ToString::to_string).collect());
     lines.extend(servers.map(|servers| format!("dns-nameservers {servers}")));

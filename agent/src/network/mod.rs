@@ -93,6 +93,8 @@ pub struct Plan {
     pub network: Network,
     /// What is wrong with the document, and what cannot be done.
     pub told: Vec<Diagnostic>,
+    /// What is left to do where the program refuses the files, which it does as a whole.
+    pub otherwise: Option<File>,
 }
 
 /// Reads a source's document and makes the files of it.
@@ -119,7 +121,8 @@ pub fn plan_of(node: &Node, format: Format, renderer: Renderer, nics: &[Nic]) ->
         // Netplan knows more than is known here, and has the last word.
         told.retain(|finding| finding.message != "unknown key" && !finding.message.ends_with(LEFT_OUT));
         told.iter_mut().for_each(|finding| finding.severity = Severity::Warning);
-        return Plan { files: vec![netplan::pass_through(node)], network, told };
+        let otherwise = (!network.links.is_empty()).then(|| netplan::file(&network));
+        return Plan { files: vec![netplan::pass_through(node)], network, told, otherwise };
     }
     undefined(&network, node, &mut told);
     let files = match renderer {
@@ -128,7 +131,7 @@ pub fn plan_of(node: &Node, format: Format, renderer: Renderer, nics: &[Nic]) ->
         Renderer::Networkd => networkd::files(&network),
         Renderer::Ifupdown => ifupdown::files(&network, nics, &mut told),
     };
-    Plan { files, network, told }
+    Plan { files, network, told, otherwise: None }
 }
 
 /// Tells the interfaces that others build on and that the document does not have.

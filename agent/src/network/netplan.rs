@@ -45,9 +45,13 @@ fn interface(link: &Link) -> Map<String, Json> {
             keys.insert(key.to_owned(), value);
         }
     };
-    if let Some(mac) = &link.matches.mac {
-        put("match", json!({"macaddress": mac}));
-    }
+    let matches = &link.matches;
+    let fields = [
+        ("macaddress", json!(matches.mac)),
+        ("name", json!(matches.name)),
+        ("driver", if matches.drivers.is_empty() { Json::Null } else { json!(matches.drivers) }),
+    ];
+    put("match", present(fields));
     if link.renamed {
         put("set-name", json!(link.name));
     }
@@ -124,7 +128,7 @@ fn route(route: &Route) -> Json {
         ("scope", json!(route.scope.or(route.via.is_none().then_some("link")))),
         ("mtu", json!(route.mtu)),
     ];
-    fields.into_iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.to_owned(), value)).collect()
+    present(fields)
 }
 
 fn rule(rule: &Rule) -> Json {
@@ -135,5 +139,9 @@ fn rule(rule: &Rule) -> Json {
         ("priority", json!(rule.priority)),
         ("mark", json!(rule.mark)),
     ];
+    present(fields)
+}
+
+fn present<const N: usize>(fields: [(&str, Json); N]) -> Json {
     fields.into_iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.to_owned(), value)).collect()
 }

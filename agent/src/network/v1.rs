@@ -100,6 +100,9 @@ pub fn read(node: &Node, told: &mut Vec<Diagnostic>) -> Network {
         let path = format!("config[{index}]");
         let checked = yaml::read_rest::<Item>(node, &path);
         told.extend(checked.diagnostics);
+        if !matches!(node.value, Value::Map(_)) {
+            continue;
+        }
         let Some(item) = checked.value else { continue };
         let kind = item.r#type.as_ref().map_or("", |word| word.0.as_str());
         match kind {
