@@ -77,11 +77,6 @@ fn link(interface: &Interface, nic: &Nic, index: u32) -> Link {
     link
 }
 
-/// Whether there is more than what a machine with one interface and one address has anyway.
-pub fn is_more_than_usual(network: &Network) -> bool {
-    network.links.len() > 1 || network.links.iter().any(|link| !link.addresses.is_empty())
-}
-
 fn lines(texts: &[String]) -> Vec<IpAddr> {
     texts.iter().flat_map(|text| text.split_whitespace()).filter_map(|text| text.parse().ok()).collect()
 }

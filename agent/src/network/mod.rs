@@ -56,6 +56,18 @@ impl NetworkConfig {
         NetworkConfig { name: name.into(), format, text: text.into() }
     }
 
+    /// What EC2's metadata tells, where that is more than one interface with one address: those the image
+    /// configures by itself.
+    pub fn of_ec2(metadata: &serde_json::Value) -> Option<Self> {
+        let macs = metadata.pointer("/network/interfaces/macs")?.as_object()?;
+        let lines = |interface: &serde_json::Value, key: &str| {
+            interface.get(key).and_then(serde_json::Value::as_str).map_or(0, |text| text.split_whitespace().count())
+        };
+        let more = macs.values().any(|of| lines(of, "local-ipv4s") > 1 || lines(of, "ipv6s") > 1);
+        let text = (macs.len() > 1 || more).then(|| serde_json::to_string(macs).ok())??;
+        Some(NetworkConfig::new("meta-data/network/interfaces/macs", Format::Ec2, text))
+    }
+
     /// The document's tree, without the key `network` that may be around it.
     ///
     /// # Errors
@@ -114,7 +126,7 @@ pub fn plan(config: &NetworkConfig, renderer: Renderer, nics: &[Nic]) -> Plan {
 pub fn plan_of(node: &Node, format: Format, renderer: Renderer, nics: &[Nic]) -> Plan {
     let mut told = Vec::new();
     let network = read(node, format, nics, &mut told);
-    if format == Format::Ec2 && !ec2::is_more_than_usual(&network) {
+    if format == Format::Ec2 && !network.is_more_than_usual() {
         return Plan { told, ..Plan::default() };
     }
     if renderer == Renderer::Netplan && format == Format::CloudInit && version(node) == Some(2) {

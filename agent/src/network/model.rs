@@ -144,6 +144,14 @@ pub struct Overrides {
     pub hostname: Option<String>,
 }
 
+impl Network {
+    /// Whether there is more than one interface that asks DHCP, as the machine's image has it do anyway.
+    pub fn is_more_than_usual(&self) -> bool {
+        let more = |link: &Link| !(link.addresses.is_empty() && link.routes.is_empty()) || link.mtu.is_some();
+        self.links.len() > 1 || self.links.iter().any(more)
+    }
+}
+
 impl Route {
     /// A route to everything.
     pub fn default_via(gateway: IpAddr) -> Self {

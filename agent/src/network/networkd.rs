@@ -103,6 +103,8 @@ fn dot_network(link: &Link, network: &Network) -> Text {
             (false, false) => "no",
         }),
     );
+    // A member has no address, unless one is asked for.
+    text.flag("LinkLocalAddressing", "no", master.is_some() && !link.has_addresses());
     text.line("IPv6AcceptRA", link.accept_ra.map(|on| if on { "true" } else { "false" }));
     // An address of its own is wanted also while no cable or member is there.
     text.flag("ConfigureWithoutCarrier", "true", link.kind != Kind::Physical);

@@ -169,6 +169,19 @@ fn what_ec2_gives_every_machine_is_left_to_the_image() {
 }
 
 #[test]
+fn only_more_than_one_address_is_worth_a_configuration_on_ec2() {
+    let of = |macs: &str| {
+        let metadata = format!(r#"{{"network": {{"interfaces": {{"macs": {macs}}}}}}}"#);
+        NetworkConfig::of_ec2(&serde_json::from_str(&metadata).unwrap())
+    };
+    assert_eq!(of(r#"{"a": {"local-ipv4s": "10.0.0.1", "ipv6s": "2001:db8::1"}}"#), None);
+    assert_eq!(NetworkConfig::of_ec2(&serde_json::json!({"mac": "a"})), None);
+    assert!(of(r#"{"a": {"local-ipv4s": "10.0.0.1\n10.0.0.2"}}"#).is_some());
+    let config = of(EC2).unwrap();
+    assert_eq!(plan(&config, Renderer::Networkd, &nics()).files, planned(Format::Ec2, EC2, Renderer::Networkd).files);
+}
+
+#[test]
 fn netplan_gets_what_only_netplan_knows() {
     let text = "version: 2\nrenderer: networkd\nwifis:\n  wlan0: {access-points: {home: {password: hunter2}}}\nethernets:\n  eth0: {dhcp4: yes, ipv6-privacy: true}\n";
     let plan = planned(Format::CloudInit, text, Renderer::Netplan);

@@ -155,8 +155,8 @@ fn spread(network: &mut Network, servers: &[IpAddr], search: &[String], routes: 
         link.search.splice(0..0, search.iter().cloned());
     }
     for route in routes {
-        let reaches = |link: &&mut Link| link.addresses.iter().any(|net| route.via.is_some_and(|via| holds(net, via)));
-        let index = network.links.iter_mut().position(|mut link| reaches(&&mut link));
+        let reaches = |link: &Link| link.addresses.iter().any(|net| route.via.is_some_and(|via| holds(net, via)));
+        let index = network.links.iter().position(reaches);
         let index = index.or_else(|| network.links.iter().position(Link::has_addresses));
         if let Some(link) = index.and_then(|index| network.links.get_mut(index)) {
             link.routes.push(route);
