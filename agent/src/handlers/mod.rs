@@ -67,11 +67,11 @@ mod yum_repos;
 
 /// Every built-in handler, in the order in which they run within their stage.
 pub static HANDLERS: &[Entry] = &[
+    Entry::of::<network::Network>(),
+    Entry::of::<network::NetworkOfSource>(),
     Entry::of::<scripts::Boothooks>(),
     Entry::of::<random_seed::RandomSeed>(),
     Entry::of::<bootcmd::Bootcmd>(),
-    Entry::of::<network::Network>(),
-    Entry::of::<network::NetworkOfSource>(),
     Entry::of::<hostname::Hostname>(),
     Entry::of::<hosts::Hosts>(),
     Entry::of::<timezone::Timezone>(),

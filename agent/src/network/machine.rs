@@ -69,13 +69,20 @@ pub fn nics(system: &System) -> Vec<Nic> {
     names.into_iter().filter_map(nic).collect()
 }
 
-/// The interface that is asked for an address where nobody says anything: the first with a device behind it.
-pub fn first(system: &System) -> Option<Nic> {
-    let mut nics = nics(system);
-    nics.retain(|nic| nic.is_real && !nic.name.starts_with("wl") && !nic.name.starts_with("ww"));
+/// The interface that is asked for an address where nobody says anything: the first with a device behind
+/// it. None where any is in use, as something configures that one.
+pub fn first(nics: &[Nic]) -> Option<&Nic> {
+    let wired = |nic: &&Nic| nic.is_real && !nic.name.starts_with("wl") && !nic.name.starts_with("ww");
+    if nics.iter().any(|nic| nic.is_real && nic.is_up) {
+        return None;
+    }
     // `eth10` comes after `eth9`.
-    nics.sort_by_key(|nic| (nic.name.len(), nic.name.clone()));
-    (!nics.iter().any(|nic| nic.is_up)).then_some(nics)?.into_iter().next()
+    nics.iter().filter(wired).min_by_key(|nic| (nic.name.len(), nic.name.as_str()))
+}
+
+/// Whether udev is at work and has not found an interface yet.
+pub fn may_come(system: &System, nics: &[Nic]) -> bool {
+    !nics.iter().any(|nic| nic.is_real) && system.exists("/run/udev/control")
 }
 
 /// The program that is to configure the network; none where only NetworkManager or nothing can.
@@ -212,13 +219,14 @@ mod tests {
         ];
         let files: Vec<_> = files.iter().map(|(path, text)| (path.as_str(), *text)).collect();
         let (_tree, system) = tree(&files);
-        let found = first(&system).unwrap();
+        let nics_now = nics(&system);
+        let found = first(&nics_now).unwrap();
         assert_eq!(
             (found.name.as_str(), found.mac.as_str(), found.driver.as_str()),
             ("eth9", "52:54:00:ab:00:01", "virtio_net")
         );
         assert_eq!(nics(&system).iter().map(|nic| nic.name.as_str()).collect::<Vec<_>>(), ["a0", "eth10", "eth9"]);
         system.write(format!("{CLASS}/eth10/flags"), "0x1003\n", FileOptions::default()).unwrap();
-        assert_eq!(first(&system), None);
+        assert_eq!(first(&nics(&system)), None);
     }
 }

@@ -24,12 +24,12 @@ use super::{Failure, Frequency, Handled, Handler, Outcome};
 use crate::config::Config as BootConfig;
 use crate::context::Context;
 use crate::datasources::Instance;
-use crate::network::machine::{self, Renderer};
+use crate::network::machine::{self, Nic, Renderer};
 use crate::network::{File, Format, LEFT_OUT, NetworkConfig, Plan, plan, plan_of};
 use crate::report::Report;
 use crate::system::{FileOptions, System};
 use crate::userdata::Script;
-use take_up::{rename, take_up};
+use take_up::{found, rename, take_up};
 
 /// A program that some images have for the interfaces of EC2.
 const EC2_NET_UTILS: &str = "/usr/bin/setup-policy-routes";
@@ -124,7 +124,11 @@ pub fn before_the_source(system: &System, image: &Node, report: &Report) {
 
 /// Whether nothing configures the network, and there is something to configure and a program for it.
 fn lacks_network(system: &System) -> bool {
-    !machine::is_configured(system) && machine::first(system).is_some() && machine::renderer(system).is_some()
+    if machine::is_configured(system) || machine::renderer(system).is_none() {
+        return false;
+    }
+    let nics = machine::nics(system);
+    machine::first(&nics).is_some() || machine::may_come(system, &nics)
 }
 
 /// Whether a value stands in the agent's own files.
@@ -159,7 +163,7 @@ enum Wanted {
     Nothing,
 }
 
-fn wanted(context: &Context, image: Option<Node>) -> Wanted {
+fn wanted(context: &Context, image: Option<Node>, nics: &[Nic]) -> Wanted {
     let system = &context.system;
     if system.kernel_command_line().split_whitespace().any(|word| word == "network-config=disabled") {
         return Wanted::Disabled("network-config=disabled on the kernel's command line".to_owned());
@@ -172,10 +176,10 @@ fn wanted(context: &Context, image: Option<Node>) -> Wanted {
             return Wanted::Image(node);
         }
     }
-    match (&context.instance.network, machine::first(system)) {
+    match (&context.instance.network, machine::first(nics)) {
         (Some(config), _) if config.format == Format::Ec2 && system.exists(EC2_NET_UTILS) => Wanted::Nothing,
         (Some(config), _) => Wanted::Source(config.clone()),
-        (None, Some(nic)) if lacks_network(system) => Wanted::Fallback(nic.name),
+        (None, Some(nic)) if lacks_network(system) => Wanted::Fallback(nic.name.clone()),
         (None, _) => Wanted::Nothing,
     }
 }
@@ -196,7 +200,8 @@ fn whole(context: &Context, image: Option<Node>, stage: Stage) -> Handled {
 fn configure(context: &Context, image: Option<Node>, stage: Stage) -> Handled {
     let system = &context.system;
     let skipped = |reason, message: &str| Ok(Outcome::Skipped(reason, message.to_owned()));
-    let wanted = wanted(context, image);
+    let nics = found(context);
+    let wanted = wanted(context, image, &nics);
     match &wanted {
         Wanted::Disabled(why) => return Ok(Outcome::Skipped(Reason::SwitchedOff, format!("{why} says so"))),
         Wanted::Nothing => return skipped(Reason::NothingToDo, "nobody told a configuration of the network"),
@@ -212,7 +217,6 @@ fn configure(context: &Context, image: Option<Node>, stage: Stage) -> Handled {
     if system.read_text(paths::NETWORK_RECORD).is_ok_and(|old| old == record) && are_ours_there() {
         return skipped(Reason::RanBefore, "the configuration is as it was when its files were written");
     }
-    let nics = machine::nics(system);
     let Plan { files, network, told, otherwise } = match &wanted {
         Wanted::Source(config) => plan(config, renderer, &nics),
         Wanted::Image(node) => plan_of(node, Format::CloudInit, renderer, &nics),

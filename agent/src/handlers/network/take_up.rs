@@ -1,5 +1,7 @@
 //! Having the machine see its new files.
 
+use std::time::Duration;
+
 use kiln_schema::status::{Reason, Stage};
 
 use super::super::Failure;
@@ -7,6 +9,27 @@ use super::super::edit::must;
 use crate::context::Context;
 use crate::network::Link;
 use crate::network::machine::{self, Nic, Renderer};
+use crate::system::Command;
+
+/// How long is waited for the drivers of interfaces.
+const DRIVERS: Duration = Duration::from_secs(10);
+/// What interfaces are behind.
+const BUSES: [&str; 4] = ["pci", "virtio", "xen", "vmbus"];
+
+/// The machine's interfaces. This early their drivers may still lack, and udev is asked for those then.
+pub fn found(context: &Context) -> Vec<Nic> {
+    let nics = machine::nics(&context.system);
+    if !context.system.is_live() || !machine::may_come(&context.system, &nics) {
+        return nics;
+    }
+    let buses = BUSES.iter().map(|bus| format!("--subsystem-match={bus}"));
+    let command =
+        Command::new("udevadm", DRIVERS.min(context.time_left())).args(["trigger", "--action=add", "--settle"]);
+    if let Err(error) = context.run(&command.args(buses)) {
+        tracing::warn!("the drivers of network interfaces were not waited for: {error}");
+    }
+    machine::nics(&context.system)
+}
 
 /// Gives interfaces their names now: udev, which has the files for it, saw them before these were there.
 pub fn rename(context: &Context, links: &[Link], nics: &[Nic], stage: Stage) -> Result<(), Failure> {

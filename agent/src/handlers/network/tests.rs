@@ -67,6 +67,13 @@ fn a_machine_whose_network_nobody_configures_asks_dhcp_and_only_that_one() {
 }
 
 #[test]
+fn an_interface_that_may_still_come_is_looked_for_and_is_no_failure_when_it_does_not() {
+    let mut machine = machine(&[(NETWORKD, ""), ("/run/udev/control", "")], None, "{}");
+    assert!(Network::FINDS.unwrap()(&machine.context.system, &[]));
+    assert_eq!(reason(machine.run()), Reason::NothingToDo);
+}
+
+#[test]
 fn what_was_changed_by_hand_stays_until_the_configuration_or_the_instance_is_another() {
     let mut machine = machine(&[(NETWORKD, ""), ENS5], Some(STATIC), "{}");
     assert!(matches!(machine.run(), Ok(Outcome::Ok(_))));
