@@ -60,7 +60,7 @@ pub struct Config {
 
 impl Handler for Network {
     const NAME: &'static str = "network";
-    const SUMMARY: &'static str = "Configures the network as the datasource says, else with DHCP where nothing does";
+    const SUMMARY: &'static str = "Configures the network as its source says, else DHCP";
     const STAGE: Stage = Stage::Local;
     const FREQUENCY: Frequency = Frequency::Boot;
     const FINDS: Option<fn(&System, &[Script]) -> bool> =
@@ -86,7 +86,7 @@ impl Handler for Network {
 
 impl Handler for NetworkOfSource {
     const NAME: &'static str = "network_of_source";
-    const SUMMARY: &'static str = "Configures the network as a datasource says that the network leads to";
+    const SUMMARY: &'static str = "Configures the network as a source behind it says";
     const STAGE: Stage = Stage::Init;
     const FREQUENCY: Frequency = Frequency::Boot;
     const FINDS: Option<fn(&System, &[Script]) -> bool> = Some(|system, _| system.exists(paths::NETWORK_TOLD));
