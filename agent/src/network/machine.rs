@@ -7,6 +7,13 @@ const CLASS: &str = "/sys/class/net";
 /// Folders in which a file switches networkd or NetworkManager on.
 const WANTS: &[&str] = &["/etc/systemd/system", "/usr/lib/systemd/system"];
 
+/// Our files: folder, and how their names begin.
+const OURS: &[(&str, &str)] = &[
+    ("/etc/systemd/network", "10-cloud-init-"),
+    ("/etc/netplan", "50-cloud-init.yaml"),
+    ("/etc/network/interfaces.d", "50-cloud-init"),
+];
+
 /// An interface of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nic {
@@ -116,23 +123,47 @@ fn is_wanted(system: &System, unit: &str) -> bool {
     WANTS.iter().any(|folder| system.is_there(format!("{folder}/{unit}")))
 }
 
+/// The files of ours that are there.
+pub fn ours(system: &System) -> Vec<String> {
+    let in_folder = |(folder, prefix): &(&str, &str)| {
+        let names = system.list(folder).unwrap_or_default().into_iter().filter(|name| name.starts_with(prefix));
+        names.map(|name| format!("{folder}/{name}")).collect::<Vec<_>>()
+    };
+    OURS.iter().flat_map(in_folder).collect()
+}
+
+/// Whether files of ours are about an interface of this machine. Those in an image that was made of a
+/// running machine are about the interfaces of that one, and are as good as none.
+fn ours_fit(system: &System) -> bool {
+    let texts: String = ours(system).iter().filter_map(|path| system.read_text(path).ok()).collect();
+    let nics = nics(system);
+    let words = |text: &str, name: &str| {
+        text.split(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-')).any(|word| word == name)
+    };
+    let texts = texts.to_lowercase();
+    let fits = |nic: &Nic| (!nic.mac.is_empty() && texts.contains(&nic.mac)) || words(&texts, &nic.name.to_lowercase());
+    // `*` stands for any interface.
+    !texts.is_empty() && (texts.contains('*') || !nics.iter().any(|nic| nic.is_real) || nics.iter().any(fits))
+}
+
 /// Whether anything on the machine configures its network, so that there is something to lose.
 pub fn is_configured(system: &System) -> bool {
     let has =
         |folder: &str, fits: fn(&str) -> bool| system.list(folder).is_ok_and(|names| names.iter().any(|n| fits(n)));
-    let is_network = |name: &str| name.ends_with(".network");
-    has("/etc/netplan", |name| name.ends_with(".yaml"))
-        || has("/etc/systemd/network", is_network)
-        || has("/etc/network/interfaces.d", |name| !name.starts_with('.'))
+    has("/etc/netplan", |name| name.ends_with(".yaml") && !name.starts_with("50-cloud-init"))
+        || has("/etc/systemd/network", |name| name.ends_with(".network") && !name.starts_with("10-cloud-init-"))
+        || has("/etc/network/interfaces.d", |name| !name.starts_with('.') && !name.starts_with("50-cloud-init"))
         || system.read_text("/etc/network/interfaces").is_ok_and(|text| has_interface(&text))
         || network_manager_is_on(system)
-        || has("/run/systemd/network", is_network)
+        // Netplan's are made of files that are looked at themselves.
+        || has("/run/systemd/network", |name| name.ends_with(".network") && !name.starts_with("10-netplan-"))
         || has("/run/netplan", |name| name.ends_with(".yaml"))
         || has("/usr/lib/netplan", |name| name.ends_with(".yaml"))
         // Those of systemd itself, all 80 and up, are of containers and virtual machines on this one.
         || has("/usr/lib/systemd/network", |name| name.ends_with(".network") && name < "80")
         || has("/etc/sysconfig/network-scripts", |name| name.starts_with("ifcfg-") && name != "ifcfg-lo")
         || system.kernel_command_line().split_whitespace().any(|word| word.starts_with("ip="))
+        || ours_fit(system)
 }
 
 /// Whether a file of ifupdown has an interface beside the loopback.
@@ -181,6 +212,31 @@ mod tests {
             ("/proc/cmdline", "quiet ipv6.disable=1"),
         ]);
         assert!(!is_configured(&system));
+    }
+
+    #[test]
+    fn files_of_ours_count_where_they_are_about_an_interface_of_this_machine() {
+        let own = "/etc/systemd/network/10-cloud-init-lan0.network";
+        let netplan = "/etc/netplan/50-cloud-init.yaml";
+        let nic = [
+            ("/sys/class/net/ens5/device/uevent", "DRIVER=ena"),
+            ("/sys/class/net/ens5/address", "52:54:00:ab:00:01\n"),
+            // What the generator made of the file of another machine.
+            ("/run/systemd/network/10-netplan-x.network", ""),
+        ];
+        for (path, text, counts) in [
+            (own, "[Match]\nMACAddress=52:54:00:AB:00:01\n", true),
+            (own, "[Match]\nName=ens5\n", true),
+            (netplan, "{network: {ethernets: {any: {match: {name: 'e*'}}}}}", true),
+            (netplan, "network:\n  ethernets:\n    ens5: {dhcp4: true}\n", true),
+            (own, "[Match]\nMACAddress=52:54:00:ab:00:02\nName=eth0\n", false),
+            (netplan, "network:\n  ethernets:\n    ens50: {dhcp4: true}\n", false),
+        ] {
+            let files: Vec<_> = nic.iter().copied().chain([(path, text)]).collect();
+            assert_eq!(is_configured(&tree(&files).1), counts, "{text}");
+        }
+        // Nobody knows which interfaces are still to come.
+        assert!(is_configured(&tree(&[(own, "[Match]\nName=eth0\n")]).1));
     }
 
     #[test]

@@ -151,6 +151,7 @@ fn a_document_that_says_nothing_makes_no_file_and_says_why() {
         (Format::CloudInit, "version: 3", "needs `version: 1` or `version: 2`"),
         (Format::CloudInit, "version: 1", "expected a list of interfaces under `config`"),
         (Format::CloudInit, "version: 2\nethernets: [eth0]", "expected a mapping of interfaces, found a list"),
+        (Format::CloudInit, "version: 2\nethernets: {eth0: dhcp}", "ethernets.eth0: expected a mapping, found text"),
         (Format::CloudInit, "version: 2\n  bad: [", "network-config:2:"),
         (Format::OpenStack, r#"{"links": [{"id": "a", "type": "phy"}]}"#, "`ethernet_mac_address` is missing"),
     ] {

@@ -157,7 +157,8 @@ fn interface(section: &str, entry: &Entry, told: &mut Vec<Diagnostic>) -> Option
     }
     let checked = yaml::read_rest::<Interface>(&entry.value, &path);
     told.extend(checked.diagnostics);
-    let read = checked.value?;
+    // Of something else than a mapping nothing is left, and that would be an interface without addresses.
+    let read = checked.value.filter(|_| matches!(entry.value.value, Value::Map(_)) || entry.value.is_null())?;
     let mut link = Link::physical(&entry.key);
     match section {
         "bonds" => {

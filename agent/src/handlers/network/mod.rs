@@ -35,13 +35,6 @@ use take_up::{found, rename, take_up};
 const EC2_NET_UTILS: &str = "/usr/bin/setup-policy-routes";
 /// Folders of cloud-init's own settings, of which the network's count here.
 const CLOUD_CONFIG: &str = "/etc/cloud/cloud.cfg.d";
-/// Our files: folder, and how their names begin.
-const OURS: &[(&str, &str)] = &[
-    ("/etc/systemd/network", "10-cloud-init-"),
-    ("/etc/netplan", "50-cloud-init.yaml"),
-    ("/etc/network/interfaces.d", "50-cloud-init"),
-];
-
 /// Configures the network before it starts.
 pub struct Network;
 
@@ -213,16 +206,19 @@ fn configure(context: &Context, image: Option<Node>, stage: Stage) -> Handled {
         return Err(Failure::new(Reason::Unsupported, message));
     };
     let record = record(&wanted, renderer, &context.instance.id);
-    let are_ours_there = || OURS.iter().any(|ours| names_of_ours(system, ours).is_ok_and(|names| !names.is_empty()));
+    let are_ours_there = || !machine::ours(system).is_empty();
     if system.read_text(paths::NETWORK_RECORD).is_ok_and(|old| old == record) && are_ours_there() {
         return skipped(Reason::RanBefore, "the configuration is as it was when its files were written");
     }
-    let Plan { files, network, told, otherwise } = match &wanted {
+    let Plan { files, network, mut told, otherwise } = match &wanted {
         Wanted::Source(config) => plan(config, renderer, &nics),
         Wanted::Image(node) => plan_of(node, Format::CloudInit, renderer, &nics),
         Wanted::Fallback(name) => plan(&fallback(name), renderer, &nics),
         Wanted::Disabled(_) | Wanted::Nothing => Plan::default(),
     };
+    if !files.is_empty() {
+        told.extend(not_sourced(system, renderer));
+    }
     let mut left_out: Vec<String> =
         told.iter().filter(|finding| is_serious(finding)).map(ToString::to_string).collect();
     context.tell(told)?;
@@ -259,6 +255,15 @@ fn configure(context: &Context, image: Option<Node>, stage: Stage) -> Handled {
     Ok(Outcome::Ok(Some(detail)))
 }
 
+/// That ifupdown will not see the file of ours.
+fn not_sourced(system: &System, renderer: Renderer) -> Option<Diagnostic> {
+    let path = "/etc/network/interfaces";
+    let lacks =
+        renderer == Renderer::Ifupdown && !system.read_text(path).is_ok_and(|text| text.contains("interfaces.d"));
+    let message = "it has no line `source /etc/network/interfaces.d/*`, so nothing of the configuration counts; add it";
+    lacks.then(|| Diagnostic::error(path, message))
+}
+
 fn is_serious(finding: &Diagnostic) -> bool {
     finding.severity == Severity::Error || finding.message.ends_with(LEFT_OUT)
 }
@@ -288,20 +293,11 @@ fn write(system: &System, files: &[File]) -> Result<Vec<String>, Failure> {
             changed.push(file.path.clone());
         }
     }
-    for ours in OURS {
-        for name in names_of_ours(system, ours)? {
-            let path = format!("{}/{name}", ours.0);
-            if !files.iter().any(|file| file.path == path) {
-                system.remove(&path)?;
-                changed.push(path);
-            }
+    for path in machine::ours(system) {
+        if !files.iter().any(|file| file.path == path) {
+            system.remove(&path)?;
+            changed.push(path);
         }
     }
     Ok(changed)
-}
-
-fn names_of_ours(system: &System, (folder, prefix): &(&str, &str)) -> std::io::Result<Vec<String>> {
-    let mut names = system.list(folder)?;
-    names.retain(|name| name.starts_with(prefix));
-    Ok(names)
 }

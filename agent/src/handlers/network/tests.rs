@@ -179,3 +179,22 @@ fn a_network_that_led_to_the_source_is_left_alone_where_the_source_tells_nothing
     assert!(fixed.file().unwrap().contains("Address=10.0.0.9/24"));
     assert_eq!(fixed.context.status_so_far().diagnostics.len(), 1);
 }
+
+#[test]
+fn the_files_of_the_machine_that_an_image_was_made_of_do_not_keep_a_new_one_without_network() {
+    let old = "/etc/systemd/network/10-cloud-init-eth7.network";
+    let mut machine = machine(&[(NETWORKD, ""), ENS5, (old, "[Match]\nName=eth7\n")], None, "{}");
+    assert!(matches!(machine.run(), Ok(Outcome::Ok(_))));
+    assert!(machine.file().is_some() && !machine.context.system.exists(old));
+}
+
+#[test]
+fn ifupdown_that_does_not_read_the_file_of_ours_is_told() {
+    let interfaces = "/etc/network/interfaces";
+    let mut machine = machine(&[(interfaces, "auto lo\niface lo inet loopback\n")], Some(STATIC), "{}");
+    assert!(machine.run().unwrap_err().message.contains("it has no line `source /etc/network/interfaces.d/*`"));
+    let text = machine.context.system.read_text("/etc/network/interfaces.d/50-cloud-init").unwrap();
+    assert!(text.contains("address 10.0.0.2/24"));
+    machine.context.system.write(interfaces, "source-directory interfaces.d\n", FileOptions::default()).unwrap();
+    assert!(matches!(machine.run(), Ok(Outcome::Ok(_))));
+}
