@@ -141,15 +141,15 @@ pub struct Instance {
     pub account_id: Option<String>,
     /// Index in its launch, from 0.
     pub launch_index: Option<u32>,
+    /// How the network is to be configured, where the source says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkConfig>,
     /// The user-data as it came.
     #[serde(with = "base64_bytes")]
     pub user_data: Vec<u8>,
     /// The vendor-data as it came.
     #[serde(with = "base64_bytes")]
     pub vendor_data: Vec<u8>,
-    /// How the network is to be configured, where the source says so.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub network: Option<NetworkConfig>,
     /// All metadata as the source gave it, for `query` and templates. No credentials.
     pub metadata: serde_json::Value,
 }

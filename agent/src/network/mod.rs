@@ -56,6 +56,12 @@ impl NetworkConfig {
         NetworkConfig { name: name.into(), format, text: text.into() }
     }
 
+    /// A document as it came; none of one that is empty.
+    pub fn of_bytes(name: impl Into<String>, format: Format, bytes: &[u8]) -> Option<Self> {
+        let text = String::from_utf8_lossy(bytes);
+        (!text.trim().is_empty()).then(|| NetworkConfig::new(name, format, text))
+    }
+
     /// What EC2's metadata tells, where that is more than one interface with one address: those the image
     /// configures by itself.
     pub fn of_ec2(metadata: &serde_json::Value) -> Option<Self> {

@@ -74,10 +74,7 @@ fn fetch(system: &System) -> Result<Instance, String> {
     instance.launch_index = meta.launch_index;
     instance.user_data = user_data;
     instance.vendor_data = vendor_data;
-    if !network.trim_ascii().is_empty() {
-        let text = String::from_utf8_lossy(&network).into_owned();
-        instance.network = Some(NetworkConfig::new(format!("{}/network-config", seed.place), Format::CloudInit, text));
-    }
+    instance.network = NetworkConfig::of_bytes(format!("{}/network-config", seed.place), Format::CloudInit, &network);
     instance.metadata = meta.all;
     Ok(instance)
 }
@@ -189,6 +186,17 @@ mod tests {
             let told = fetch(&system).unwrap_err();
             assert!(told.contains(sentence) && !told.contains("hunter2"), "{told}");
         }
+    }
+
+    #[test]
+    fn a_configuration_of_the_network_is_taken_from_the_seed_and_an_empty_one_is_none() {
+        let user_data = format!("{SEED}/user-data");
+        let network = format!("{SEED}/network-config");
+        let (_tree, system) = tree(&[(&user_data, ""), (&network, "version: 2\n")]);
+        let expected = NetworkConfig::new(network.clone(), Format::CloudInit, "version: 2\n");
+        assert_eq!(fetch(&system).unwrap().network, Some(expected));
+        system.write(&network, " \n", FileOptions::default()).unwrap();
+        assert_eq!(fetch(&system).unwrap().network, None);
     }
 
     #[test]
