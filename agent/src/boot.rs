@@ -15,7 +15,7 @@ use crate::context::Context;
 use crate::datasources::{self, Instance, Search};
 use crate::ending;
 use crate::handlers::not_done::{self, NotDone};
-use crate::handlers::{Entry, Frequency, HANDLERS, external};
+use crate::handlers::{Entry, Frequency, HANDLERS, external, network};
 use crate::includes::Includes;
 use crate::report::{self, Report};
 use crate::stage::{Runner, Step};
@@ -101,7 +101,10 @@ fn find_instance(
     let image = Config::of_image(system);
     match datasources::search(system, image.agent.datasource.as_deref(), stage, deadline) {
         Search::Found(instance) => Ok(Some(*instance)),
-        Search::Later => Ok(None),
+        Search::Later => {
+            network::before_the_source(system, &image.root, report);
+            Ok(None)
+        }
         Search::None(why) => Err(Box::new(Diagnostic::error("datasource", why))),
     }
 }
@@ -238,6 +241,9 @@ pub fn turns(system: &System, stage: Stage, config: &Node) -> Vec<Turn> {
 fn remember(system: &System, report: &Report, instance: &Instance) -> io::Result<()> {
     // The user-data may hold secrets.
     system.write(paths::INSTANCE, serde_json::to_vec(instance)?, FileOptions::mode(0o600))?;
+    if instance.network.is_some() {
+        system.write(paths::NETWORK_TOLD, "", FileOptions::mode(0o600))?;
+    }
     report.amend(|status| {
         status.instance_id = Some(instance.id.clone());
         status.source = Some(instance.source.clone());

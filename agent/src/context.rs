@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{PlannedShutdown, Status};
 use kiln_schema::yaml::Node;
 
@@ -60,6 +61,14 @@ impl Context {
     /// The status as it stands: all handlers before this one.
     pub fn status_so_far(&self) -> Status {
         self.report.snapshot()
+    }
+
+    /// Puts findings about a document into the status, with their places.
+    ///
+    /// # Errors
+    /// When the status cannot be written.
+    pub fn tell(&self, findings: Vec<Diagnostic>) -> std::io::Result<()> {
+        self.report.diagnostics(findings)
     }
 
     /// Says in the status that the machine is going down, before it does.

@@ -32,6 +32,7 @@ pub mod journal;
 pub mod log;
 pub mod names;
 pub mod net;
+pub mod network;
 pub mod report;
 pub mod seal;
 pub mod ssh;

@@ -6,6 +6,10 @@ pub const RUN: &str = "/run/kiln";
 pub const STATUS: &str = "/run/kiln/status.json";
 /// The instance as the datasource described it, mode 0600; later stages read it instead of asking again.
 pub const INSTANCE: &str = "/run/kiln/instance.json";
+/// What the network's files were made of last, mode 0600: a boot makes them anew when it is something else.
+pub const NETWORK_RECORD: &str = "/var/lib/kiln/network";
+/// There from when a source has told a configuration of the network until a handler has seen it.
+pub const NETWORK_TOLD: &str = "/run/kiln/network";
 /// Documents that the user-data includes, as they were got at this boot, mode 0600.
 pub const INCLUDES: &str = "/run/kiln/includes.json";
 /// Locked by the agent while it boots the machine: a status that says `running` without it is of a dead agent.

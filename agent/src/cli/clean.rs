@@ -69,7 +69,8 @@ pub fn forget(system: &System, seed: bool) -> io::Result<()> {
 fn clean(system: &System, args: &Args) -> io::Result<Vec<String>> {
     let mut doomed: Vec<String> = Vec::new();
     // The status of this boot, or a boot by hand would take the instance for known and run nothing.
-    let of_this_boot = [paths::STATUS, paths::INSTANCE, paths::INCLUDES, paths::CURRENT_INSTANCE, paths::DATA];
+    let of_this_boot =
+        [paths::STATUS, paths::INSTANCE, paths::INCLUDES, paths::CURRENT_INSTANCE, paths::DATA, paths::NETWORK_RECORD];
     match &args.instance {
         Some(id) => {
             let folder = instance_folder(id);

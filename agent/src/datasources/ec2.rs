@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use super::{Datasource, Detected, Instance, SourceError};
 use crate::net::imds::Imds;
 use crate::net::{Engine, Error};
+use crate::network::NetworkConfig;
 use crate::system::System;
 
 /// The whole conversation ends by then. `init` has 300 s, and its handlers need a part of them.
@@ -118,6 +119,7 @@ pub fn instance(document: &Json, metadata: Json) -> Option<Instance> {
     instance.image_id = from_tree("/ami-id").or_else(|| from_document("imageId"));
     instance.account_id = from_document("accountId").or_else(|| of_interface("owner-id"));
     instance.launch_index = from_tree("/ami-launch-index").and_then(|index| index.parse().ok());
+    instance.network = NetworkConfig::of_ec2(&metadata);
     let mut metadata = metadata;
     if let (Some(fields), true) = (metadata.as_object_mut(), document.is_object()) {
         fields.insert("instance-identity".to_owned(), document.clone());

@@ -16,6 +16,7 @@ use kiln_schema::diagnostic::nearest;
 use kiln_schema::status::Stage;
 use serde::{Deserialize, Serialize};
 
+use crate::network::NetworkConfig;
 use crate::system::System;
 
 pub mod azure;
@@ -208,6 +209,9 @@ pub struct Instance {
     pub account_id: Option<String>,
     /// Index in its launch, from 0.
     pub launch_index: Option<u32>,
+    /// How the network is to be configured, where the source says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkConfig>,
     /// The user-data as it came.
     #[serde(with = "base64_bytes")]
     pub user_data: Vec<u8>,

@@ -7,6 +7,7 @@ use serde_json::{Value as Json, json};
 use super::place::{dmi, key_lines, text};
 use super::{Datasource, Detected, Instance, SourceError};
 use crate::net::service::{Api, Service};
+use crate::network::{Format, NetworkConfig};
 use crate::system::System;
 
 /// The documents of an instance, below `openstack/latest/`.
@@ -102,6 +103,9 @@ pub fn instance(
         }
     }
     instance.vendor_data = together(parts);
+    if let Some(bytes) = &network {
+        instance.network = NetworkConfig::of_bytes(format!("{place}/{}", DOCUMENTS[4]), Format::OpenStack, bytes);
+    }
     if let Some(network) = network.and_then(|bytes| parse(&bytes, DOCUMENTS[4]).ok()) {
         instance.local_ipv4 = address(&network, "ipv4");
         instance.ipv6 = address(&network, "ipv6");

@@ -45,6 +45,7 @@ mod hosts;
 mod keyboard;
 mod keys_to_console;
 mod locale;
+pub mod network;
 pub mod not_done;
 mod ntp;
 mod packages;
@@ -78,6 +79,8 @@ pub use users::image_default_name;
 
 /// Every built-in handler, in the order in which they run within their stage.
 pub static HANDLERS: &[Entry] = &[
+    Entry::of::<network::Network>(),
+    Entry::of::<network::NetworkOfSource>(),
     Entry::of::<scripts::Boothooks>(),
     Entry::of::<random_seed::RandomSeed>(),
     Entry::of::<bootcmd::Bootcmd>(),

@@ -54,9 +54,22 @@ pub struct Checked<T> {
 /// `path` is the key under which the part stands, for the findings; empty at the root. Keys that the
 /// type does not know are warnings, with the nearest known key as the suggestion.
 pub fn read<T: DeserializeOwned>(node: &Node, path: &str) -> Checked<T> {
+    let (checked, is_whole) = read_good(node, path);
+    Checked { value: checked.value.filter(|_| is_whole), ..checked }
+}
+
+/// The same, but with a value also where something is wrong: its fields have their defaults there.
+///
+/// For what must be done as far as it can be understood, such as the network's configuration.
+pub fn read_rest<T: DeserializeOwned>(node: &Node, path: &str) -> Checked<T> {
+    read_good(node, path).0
+}
+
+/// What can be read, and whether that is all of it.
+fn read_good<T: DeserializeOwned>(node: &Node, path: &str) -> (Checked<T>, bool) {
     let (result, mut diagnostics) = attempt(node, path);
     let mut error = match result {
-        Ok(value) => return Checked { value: Some(value), diagnostics },
+        Ok(value) => return (Checked { value: Some(value), diagnostics }, true),
         Err(error) => error.finding,
     };
     // A type stops at its first error. The others are found by reading again without what is wrong.
@@ -74,11 +87,12 @@ pub fn read<T: DeserializeOwned>(node: &Node, path: &str) -> Checked<T> {
             }
         }
         match result {
+            Ok(value) => return (Checked { value: Some(value), diagnostics }, false),
             Err(next) if !diagnostics.iter().any(|told| is_same_place(told, &next.finding)) => error = next.finding,
-            _ => break,
+            Err(_) => break,
         }
     }
-    Checked { value: None, diagnostics }
+    (Checked { value: None, diagnostics }, false)
 }
 
 /// One reading, with what was told beside it.

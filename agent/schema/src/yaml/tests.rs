@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Argv, Checked, Each, Mode, Named, Node, parse, read};
+use super::{Argv, Checked, Each, Mode, Named, Node, parse, read, read_rest};
 use crate::diagnostic::{Diagnostic, Severity};
 
 fn tree(text: &str) -> (Node, Vec<Diagnostic>) {
@@ -250,6 +250,25 @@ fn a_bad_entry_of_a_mapping_in_a_struct_leaves_the_rest_of_the_struct() {
     let paths: Vec<_> = checked.diagnostics.iter().map(|finding| (finding.severity, finding.path.as_str())).collect();
     let error = Severity::Error;
     assert_eq!(paths, [(Severity::Warning, "sources.a.kep"), (error, "sources.b.keep"), (error, "sources.c")]);
+}
+
+#[test]
+fn the_rest_of_what_is_wrong_is_read_where_it_is_asked_for() {
+    #[derive(Debug, Default, Deserialize, PartialEq)]
+    #[serde(default)]
+    struct Parts {
+        a: u8,
+        b: Option<bool>,
+        c: Each<u8>,
+    }
+    let node = tree("{a: x, b: 7, c: [1, y, 3]}").0;
+    let checked = read_rest::<Parts>(&node, "");
+    assert_eq!(checked.value, Some(Parts { a: 0, b: None, c: Each(vec![1, 3]) }));
+    let mut paths: Vec<_> = checked.diagnostics.iter().map(|finding| finding.path.as_str()).collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["a", "b", "c[1]"]);
+    assert_eq!(read::<Parts>(&node, "").value, None);
+    assert_eq!(read_rest::<Parts>(&tree("[a]").0, "").value, Some(Parts::default()));
 }
 
 #[test]

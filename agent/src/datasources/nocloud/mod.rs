@@ -15,11 +15,12 @@ use kiln_schema::paths;
 use super::place::Place;
 use super::{Datasource, Detected, Instance, SourceError};
 use crate::net::{self, hidden};
+use crate::network::{Format, NetworkConfig};
 use crate::system::System;
 use line::Line;
 
 /// The files of a seed.
-const FILES: [&str; 3] = ["user-data", "meta-data", "vendor-data"];
+const FILES: [&str; 4] = ["user-data", "meta-data", "vendor-data", "network-config"];
 const LABEL: &str = "cidata";
 /// A server's seed is there by then. `init` has 300 s, and its handlers need a part of them.
 const BUDGET: Duration = Duration::from_secs(120);
@@ -57,7 +58,7 @@ fn fetch(system: &System, deadline: Instant) -> Result<Instance, String> {
         Some(address) => Some(Place::Folder(local_folder(address)?.to_owned())),
         None => folder(system).or_else(|| disk(system)),
     };
-    let (name, [user_data, meta_data, vendor_data]) = match (&told.seed, &place) {
+    let (name, [user_data, meta_data, vendor_data, network]) = match (&told.seed, &place) {
         (_, Some(place)) => (place.name().to_owned(), complete(place.name(), place.read(system, FILES)?)?),
         (Some(url), None) => (shown(url), from_server(system, url, deadline)?),
         // The line alone may name the instance.
@@ -73,6 +74,8 @@ fn fetch(system: &System, deadline: Instant) -> Result<Instance, String> {
     instance.launch_index = meta.launch_index;
     instance.user_data = user_data.unwrap_or_default();
     instance.vendor_data = vendor_data.unwrap_or_default();
+    let network = network.unwrap_or_default();
+    instance.network = NetworkConfig::of_bytes(format!("{name}/network-config"), Format::CloudInit, &network);
     instance.metadata = meta.all;
     Ok(instance)
 }
@@ -96,7 +99,7 @@ fn disk(system: &System) -> Option<Place> {
 }
 
 /// The files of a seed, in the order of [`FILES`].
-type Files = [Option<Vec<u8>>; 3];
+type Files = [Option<Vec<u8>>; 4];
 
 fn complete(place: &str, files: Files) -> Result<Files, String> {
     if files[..2].iter().all(Option::is_none) {
@@ -245,6 +248,17 @@ mod tests {
             let told = fetch(&system, soon()).unwrap_err();
             assert!(told.contains(sentence) && !told.contains("hunter2"), "{told}");
         }
+    }
+
+    #[test]
+    fn a_configuration_of_the_network_is_taken_from_the_seed_and_an_empty_one_is_none() {
+        let user_data = format!("{SEED}/user-data");
+        let network = format!("{SEED}/network-config");
+        let (_tree, system) = tree(&[(&user_data, ""), (&network, "version: 2\n")]);
+        let expected = NetworkConfig::new(network.clone(), Format::CloudInit, "version: 2\n");
+        assert_eq!(fetch(&system, soon()).unwrap().network, Some(expected));
+        system.write(&network, " \n", FileOptions::default()).unwrap();
+        assert_eq!(fetch(&system, soon()).unwrap().network, None);
     }
 
     #[test]

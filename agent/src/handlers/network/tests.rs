@@ -1,0 +1,200 @@
+use super::*;
+
+const NETWORKD: &str = "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service";
+const ENS5: (&str, &str) = ("/sys/class/net/ens5/device/uevent", "DRIVER=ena");
+const FILE: &str = "/etc/systemd/network/10-cloud-init-ens5.network";
+const STATIC: &str = "{version: 2, ethernets: {ens5: {addresses: [10.0.0.2/24]}}}";
+
+struct Machine {
+    _tree: tempfile::TempDir,
+    context: Context,
+}
+
+fn machine(files: &[(&str, &str)], told: Option<&str>, user_data: &str) -> Machine {
+    let tree = tempfile::tempdir().unwrap();
+    let mut context = Context::for_test(tree.path(), user_data);
+    for (path, text) in files {
+        context.system.write(path, text, FileOptions::default()).unwrap();
+    }
+    let network = told.map(|text| NetworkConfig::new("network-config", Format::CloudInit, text));
+    context.instance = Arc::new(Instance { network, ..Instance::new("test", "i-test") });
+    Machine { _tree: tree, context }
+}
+
+impl Machine {
+    fn run(&mut self) -> Handled {
+        self.context.run_handler::<Network>()
+    }
+
+    fn tell(&mut self, id: &str, text: &str) {
+        let network = Some(NetworkConfig::new("network-config", Format::CloudInit, text));
+        self.context.instance = Arc::new(Instance { network, ..Instance::new("test", id) });
+    }
+
+    fn file(&self) -> Option<String> {
+        self.context.system.read_text(FILE).ok()
+    }
+}
+
+fn reason(handled: Handled) -> Reason {
+    match handled {
+        Ok(Outcome::Skipped(reason, _)) => reason,
+        Err(failure) | Ok(Outcome::Failed(failure)) => failure.reason,
+        Ok(Outcome::Ok(detail)) => panic!("it did something: {detail:?}"),
+    }
+}
+
+#[test]
+fn a_machine_whose_network_nobody_configures_asks_dhcp_and_only_that_one() {
+    let finds = |machine: &Machine| Network::FINDS.unwrap()(&machine.context.system, &machine.context.config, &[]);
+    let mut bare = machine(&[(NETWORKD, ""), ENS5], None, "{}");
+    assert!(finds(&bare));
+    assert!(matches!(bare.run(), Ok(Outcome::Ok(_))));
+    assert!(bare.file().unwrap().contains("[Match]\nName=ens5\n\n[Network]\nDHCP=yes\n"));
+    assert!(!finds(&bare));
+    assert_eq!(reason(bare.run()), Reason::NothingToDo);
+    for files in [
+        &[(NETWORKD, ""), ENS5, ("/etc/systemd/network/own.network", "")][..],
+        &[(NETWORKD, ""), ENS5, ("/sys/class/net/ens5/flags", "0x1003")],
+        &[(NETWORKD, "")],
+        &[ENS5],
+    ] {
+        let mut other = machine(files, None, "{}");
+        assert!(!finds(&other), "{files:?}");
+        assert_eq!(reason(other.run()), Reason::NothingToDo);
+        assert_eq!(other.file(), None);
+    }
+}
+
+#[test]
+fn an_interface_that_may_still_come_is_looked_for_and_is_no_failure_when_it_does_not() {
+    let mut machine = machine(&[(NETWORKD, ""), ("/run/udev/control", "")], None, "{}");
+    assert!(Network::FINDS.unwrap()(&machine.context.system, &machine.context.config, &[]));
+    assert_eq!(reason(machine.run()), Reason::NothingToDo);
+}
+
+#[test]
+fn what_was_changed_by_hand_stays_until_the_configuration_or_the_instance_is_another() {
+    let mut machine = machine(&[(NETWORKD, ""), ENS5], Some(STATIC), "{}");
+    assert!(matches!(machine.run(), Ok(Outcome::Ok(_))));
+    assert!(machine.file().unwrap().contains("Address=10.0.0.2/24"));
+    machine.context.system.write(FILE, "mine", FileOptions::default()).unwrap();
+    assert_eq!(reason(machine.run()), Reason::RanBefore);
+    assert_eq!(machine.file().as_deref(), Some("mine"));
+    machine.tell("i-other", STATIC);
+    assert!(matches!(machine.run(), Ok(Outcome::Ok(_))));
+    assert!(machine.file().unwrap().contains("Address=10.0.0.2/24"));
+    machine.tell("i-other", "{version: 2, ethernets: {ens6: {dhcp4: true}}}");
+    assert!(matches!(machine.run(), Ok(Outcome::Ok(_))));
+    assert_eq!(machine.file(), None);
+    assert_eq!(machine.context.system.list("/etc/systemd/network").unwrap(), ["10-cloud-init-ens6.network"]);
+}
+
+#[test]
+fn a_document_that_cannot_be_used_changes_nothing_and_is_told_at_every_boot() {
+    let mut machine = machine(&[(NETWORKD, ""), (FILE, "works")], Some("version: 7"), "{}");
+    for _ in 0..2 {
+        let failure = machine.run().unwrap_err();
+        let sentence = "the network is left as it is: network-config:1:10: error: version: the network's";
+        assert!(failure.message.starts_with(sentence), "{}", failure.message);
+        assert_eq!(machine.file().as_deref(), Some("works"));
+    }
+    machine.tell("i-test", "{version: 2, ethernets: {ens5: {dhcp4: 7, mtu: 1400}}}");
+    for _ in 0..2 {
+        let failure = machine.run().unwrap_err();
+        assert!(failure.message.contains("ethernets.ens5.dhcp4: expected true or false"), "{}", failure.message);
+        assert!(machine.file().unwrap().contains("MTUBytes=1400"));
+    }
+    assert_eq!(machine.context.status_so_far().diagnostics.len(), 2);
+}
+
+#[test]
+fn the_image_and_the_command_line_can_switch_it_off_and_user_data_cannot() {
+    let disabled = "network: {config: disabled}";
+    for off in [
+        ("/etc/kiln/agent.yaml", disabled),
+        ("/etc/cloud/cloud.cfg.d/99-off.cfg", disabled),
+        ("/proc/cmdline", "ro network-config=disabled"),
+    ] {
+        let mut machine = machine(&[(NETWORKD, ""), ENS5, off], Some(STATIC), disabled);
+        assert_eq!((reason(machine.run()), machine.file()), (Reason::SwitchedOff, None), "{off:?}");
+    }
+    let mut machine = machine(&[(NETWORKD, ""), ENS5], Some(STATIC), disabled);
+    assert!(matches!(machine.run(), Ok(Outcome::Ok(_))));
+    let told = Network::check(&machine.context.config);
+    assert!(told[0].to_string().starts_with("user-data:1:10: warning: network: a network's configuration in user"));
+}
+
+#[test]
+fn the_image_s_own_configuration_wins_over_the_source() {
+    let own = "network: {version: 1, config: [{type: physical, name: ens5, subnets: [{type: dhcp4}]}]}";
+    let mut of_cloud = machine(&[(NETWORKD, ""), ("/etc/cloud/cloud.cfg.d/a.cfg", own)], Some(STATIC), "{}");
+    assert!(matches!(of_cloud.run(), Ok(Outcome::Ok(_))));
+    assert!(of_cloud.file().unwrap().contains("DHCP=ipv4"));
+    let before = machine(&[(NETWORKD, ""), ("/etc/kiln/agent.yaml", own)], None, "{}");
+    let root = BootConfig::of_image(&before.context.system).root;
+    before_the_source(&before.context.system, &root, &Report::begin(&before.context.system));
+    assert!(before.file().unwrap().contains("DHCP=ipv4"));
+}
+
+#[test]
+fn a_machine_without_a_program_for_it_is_told_what_to_put_in() {
+    let manager = ("/etc/systemd/system/multi-user.target.wants/NetworkManager.service", "");
+    let mut machine = machine(&[manager, ENS5], Some(STATIC), "{}");
+    let failure = machine.run().unwrap_err();
+    assert!(failure.reason == Reason::Unsupported && failure.message.contains("NetworkManager's own files"));
+}
+
+#[test]
+fn files_that_were_taken_away_are_written_again_though_the_configuration_is_the_same() {
+    let mut machine = machine(&[(NETWORKD, ""), ENS5], Some(STATIC), "{}");
+    assert!(matches!(machine.run(), Ok(Outcome::Ok(_))));
+    machine.context.system.remove(FILE).unwrap();
+    assert!(matches!(machine.run(), Ok(Outcome::Ok(_))) && machine.file().is_some());
+}
+
+#[test]
+fn a_network_that_led_to_the_source_is_left_alone_where_the_source_tells_nothing_new() {
+    let mac = ("/sys/class/net/ens5/address", "52:54:00:12:34:00");
+    let told = |network_type: &str| {
+        let link = r#""links": [{"id": "a", "type": "phy", "ethernet_mac_address": "52:54:00:12:34:00"}]"#;
+        format!(r#"{{{link}, "networks": [{{"link": "a", "type": "{network_type}", "ip_address": "10.0.0.9"}}]}}"#)
+    };
+    let with = |network_type: &str| {
+        let mut machine = machine(&[(NETWORKD, ""), ENS5, mac], None, "{}");
+        let network = Some(NetworkConfig::new("network_data.json", Format::OpenStack, told(network_type)));
+        machine.context.instance = Arc::new(Instance { network, ..Instance::new("test", "i-test") });
+        machine
+    };
+    let mut late = with("ipv4_dhcp");
+    assert_eq!(reason(late.context.run_handler::<NetworkOfSource>()), Reason::NothingToDo);
+    assert_eq!(late.file(), None);
+    // Before the network there is nothing that has led anywhere.
+    let mut early = with("ipv4_dhcp");
+    assert!(matches!(early.run(), Ok(Outcome::Ok(_))) && early.file().unwrap().contains("DHCP=ipv4"));
+    // networkctl lacks in this tree, so the files count from the next start on.
+    let mut fixed = with("ipv4");
+    let failure = fixed.context.run_handler::<NetworkOfSource>().unwrap_err();
+    assert!(failure.message.ends_with("its files are written and count from the next start on"), "{failure:?}");
+    assert!(fixed.file().unwrap().contains("Address=10.0.0.9/24"));
+    assert_eq!(fixed.context.status_so_far().diagnostics.len(), 1);
+}
+
+#[test]
+fn the_files_of_the_machine_that_an_image_was_made_of_do_not_keep_a_new_one_without_network() {
+    let old = "/etc/systemd/network/10-cloud-init-eth7.network";
+    let mut machine = machine(&[(NETWORKD, ""), ENS5, (old, "[Match]\nName=eth7\n")], None, "{}");
+    assert!(matches!(machine.run(), Ok(Outcome::Ok(_))));
+    assert!(machine.file().is_some() && !machine.context.system.exists(old));
+}
+
+#[test]
+fn ifupdown_that_does_not_read_the_file_of_ours_is_told() {
+    let interfaces = "/etc/network/interfaces";
+    let mut machine = machine(&[(interfaces, "auto lo\niface lo inet loopback\n")], Some(STATIC), "{}");
+    assert!(machine.run().unwrap_err().message.contains("it has no line `source /etc/network/interfaces.d/*`"));
+    let text = machine.context.system.read_text("/etc/network/interfaces.d/50-cloud-init").unwrap();
+    assert!(text.contains("address 10.0.0.2/24"));
+    machine.context.system.write(interfaces, "source-directory interfaces.d\n", FileOptions::default()).unwrap();
+    assert!(matches!(machine.run(), Ok(Outcome::Ok(_))));
+}
