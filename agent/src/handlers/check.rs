@@ -1,4 +1,4 @@
-//! Findings that a type cannot have: words of a small vocabulary, and lists that are none.
+//! Findings that a type cannot have: words of a small vocabulary, and keys that say nothing.
 
 use kiln_schema::Severity;
 use kiln_schema::diagnostic::{Diagnostic, nearest};
@@ -6,15 +6,102 @@ use kiln_schema::yaml::{Node, Value};
 
 use super::items;
 
-/// That a key which holds a list holds one value, which is taken for a list of one, or an empty list.
-pub fn list(config: &Node, key: &str) -> Option<Diagnostic> {
-    let node = config.get(key)?;
-    let message = match &node.value {
-        Value::List(items) if items.is_empty() => "the list is empty",
-        Value::Scalar(_) if !node.is_null() => "a list is expected here; the value is taken for its only item",
-        _ => return None,
-    };
-    Some(node.diagnostic(Severity::Warning, key, message))
+/// Lists and mappings in which there must be something, by the path of their keys.
+const FILLED: &[&str] = &[
+    "apt.debconf_selections",
+    "apt.disable_suites",
+    "apt.primary",
+    "apt.primary.arches",
+    "apt.primary.search",
+    "apt.security",
+    "apt.security.arches",
+    "apt.security.search",
+    "apt.sources",
+    "bootcmd",
+    "ca-certs.trusted",
+    "ca_certs.trusted",
+    "chef.directories",
+    "chpasswd.list",
+    "chpasswd.users",
+    "mounts",
+    "packages",
+    "runcmd",
+    "snap.assertions",
+    "snap.commands",
+    "ssh_authorized_keys",
+    "ssh_genkeytypes",
+    "wireguard.interfaces",
+    "write_files",
+    "zypper.repos",
+];
+
+/// Lists in which nothing stands twice.
+const UNIQUE: &[&str] = &[
+    "apt.disable_suites",
+    "chef.directories",
+    "ntp.allow",
+    "ntp.peers",
+    "ntp.pools",
+    "ntp.servers",
+    "ssh_fp_console_blacklist",
+    "ssh_key_console_blacklist",
+];
+
+/// Keys that say nothing where people mean something by them, whoever owns them.
+pub fn empties(config: &Node) -> Vec<Diagnostic> {
+    let mut told = Vec::new();
+    for entry in config.entries() {
+        let message = match &entry.value.value {
+            // `ntp:` wants the defaults.
+            _ if entry.value.is_null() && entry.key != "ntp" => "the key has no value, so it says nothing",
+            Value::Map(entries) if entries.is_empty() => "the mapping is empty, so it says nothing",
+            _ => continue,
+        };
+        told.push(entry.place.diagnostic(Severity::Warning, &entry.key, message));
+    }
+    for path in FILLED {
+        each(config, path, "", &mut |node, path| {
+            let message = match &node.value {
+                Value::List(items) if items.is_empty() => "the list is empty, so it says nothing",
+                Value::Map(entries) if entries.is_empty() && path.contains('.') => {
+                    "the mapping is empty, so it says nothing"
+                }
+                _ => return,
+            };
+            told.push(node.diagnostic(Severity::Warning, path, message));
+        });
+    }
+    for path in UNIQUE {
+        each(config, path, "", &mut |node, path| {
+            let Value::List(items) = &node.value else { return };
+            let mut seen = std::collections::HashSet::new();
+            for (index, item) in items.iter().enumerate() {
+                if let Value::Scalar(scalar) = &item.value
+                    && !seen.insert(scalar.text.as_str())
+                {
+                    let path = format!("{path}[{index}]");
+                    told.push(item.diagnostic(Severity::Warning, &path, "this stands in the list twice"));
+                }
+            }
+        });
+    }
+    told
+}
+
+/// Shows the values at a path of keys, with their paths; a list on the way stands for each of its items.
+fn each<'a>(node: &'a Node, keys: &str, path: &str, show: &mut dyn FnMut(&'a Node, &str)) {
+    let (key, rest) = keys.split_once('.').map_or((keys, None), |(key, rest)| (key, Some(rest)));
+    if let Value::List(items) = &node.value {
+        for (index, item) in items.iter().enumerate().filter(|(_, item)| matches!(item.value, Value::Map(_))) {
+            each(item, keys, &format!("{path}[{index}]"), show);
+        }
+    }
+    let Some(value) = node.get(key) else { return };
+    let path = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    match rest {
+        Some(rest) => each(value, rest, &path, show),
+        None => show(value, &path),
+    }
 }
 
 /// Those of the values at a key which are none of `words`, whatever their case.
@@ -44,15 +131,22 @@ mod tests {
     }
 
     #[test]
-    fn one_value_and_none_are_told_where_a_list_is_expected() {
+    fn what_says_nothing_is_told_and_what_means_the_defaults_is_not() {
         for (text, told) in [
-            ("a: [x]", None),
-            ("a:", None),
-            ("b: 1", None),
-            ("a: []", Some("the list is empty")),
-            ("a: x", Some("a list is expected here; the value is taken for its only item")),
+            ("{runcmd: [x], ntp: , users: [], bootcmd: x}", vec![]),
+            ("runcmd: []", vec!["1:9: runcmd: the list is empty, so it says nothing"]),
+            ("{a: ~, snap: {}}", vec!["1:2: a: the key has no", "1:8: snap: the mapping is empty"]),
+            (
+                "apt: {primary: [{arches: [x]}, {arches: []}], sources: {}}",
+                vec!["1:41: apt.primary[1].arches: the list is empty", "1:56: apt.sources: the mapping is empty"],
+            ),
+            ("ntp: {pools: [a, b, a], servers: [[a], [a]]}", vec!["1:21: ntp.pools[2]: this stands in the list twice"]),
         ] {
-            assert_eq!(list(&read(text), "a").map(|finding| finding.message).as_deref(), told, "{text}");
+            let found: Vec<String> = empties(&read(text)).iter().map(ToString::to_string).collect();
+            assert_eq!(found.len(), told.len(), "{found:?}");
+            for (found, told) in found.iter().zip(told) {
+                assert!(found.replace("warning: ", "").starts_with(&format!("doc:{told}")), "{found}");
+            }
         }
     }
 

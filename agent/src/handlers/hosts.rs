@@ -2,7 +2,7 @@
 
 use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::{Node, scalar};
+use kiln_schema::yaml::{self, Node, scalar};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -24,8 +24,8 @@ const MARK: &str = "# kiln";
 const DEBIAN: &str = "\
 # Written by kiln-agent at every boot, as manage_etc_hosts asks: changes here do not last.
 # The template is built in, unless the image has /etc/kiln/templates/hosts.tmpl.
-127.0.0.1 localhost
 127.0.1.1 {{ fqdn }}{{ '' if fqdn == hostname else ' ' ~ hostname }}
+127.0.0.1 localhost
 
 ::1 localhost ip6-localhost ip6-loopback
 ff02::1 ip6-allnodes
@@ -52,6 +52,7 @@ pub struct Hosts;
 pub struct Config {
     /// `true` or `template`: write the whole file from a template. `localhost`: keep the file and add
     /// a line for this machine. `false`, as without the key: leave it alone.
+    #[serde(deserialize_with = "yaml::tolerant")]
     #[schemars(extend("type" = ["boolean", "string", "null"]))]
     manage_etc_hosts: Option<String>,
 }
@@ -157,7 +158,7 @@ mod tests {
     fn the_whole_file_follows_the_custom_of_the_family() {
         let keys = "{manage_etc_hosts: true, fqdn: web.example.org}";
         let debian = hosts(keys, &[("/etc/os-release", "ID=debian"), (HOSTS, "1.2.3.4 old\n")], 2).unwrap();
-        assert!(debian.contains("\n127.0.0.1 localhost\n127.0.1.1 web.example.org web\n\n::1 localhost "), "{debian}");
+        assert!(debian.contains("\n127.0.1.1 web.example.org web\n127.0.0.1 localhost\n\n::1 localhost "), "{debian}");
         assert!(!debian.contains("old") && debian.ends_with("ip6-allrouters\n"), "{debian}");
         let red_hat = hosts(keys, &[("/etc/os-release", "ID=amzn\nID_LIKE=fedora")], 2).unwrap();
         assert!(red_hat.contains("\n127.0.0.1 web.example.org web\n127.0.0.1 localhost "), "{red_hat}");

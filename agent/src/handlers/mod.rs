@@ -28,7 +28,7 @@ mod apt;
 mod apt_pipelining;
 mod bootcmd;
 mod ca_certs;
-mod check;
+pub mod check;
 mod commands;
 mod disable_ec2_metadata;
 mod edit;

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::scalar;
+use kiln_schema::yaml::{Node, scalar};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
@@ -11,6 +12,9 @@ use serde_json::json;
 use super::edit::{Pairs, put};
 use super::{Failure, Frequency, Handled, Handler, Outcome};
 use crate::context::Context;
+
+/// Keys that say where a repository is.
+const SOURCES: [&str; 3] = ["baseurl", "metalink", "mirrorlist"];
 
 /// Adds repositories of yum and dnf.
 pub struct YumRepos;
@@ -31,6 +35,20 @@ impl Handler for YumRepos {
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Instance;
     type Config = Config;
+
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let repositories = config.get("yum_repos").map_or(&[][..], Node::entries);
+        let sourceless = |keys: &Node| !SOURCES.iter().any(|key| keys.get(key).is_some());
+        let told = repositories.iter().filter(|entry| sourceless(&entry.value)).map(|entry| {
+            let path = format!("yum_repos.{}", entry.key);
+            entry.place.diagnostic(
+                Severity::Warning,
+                &path,
+                "it has none of baseurl, metalink and mirrorlist; give one",
+            )
+        });
+        told.collect()
+    }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
         let system = &context.system;
@@ -76,7 +94,7 @@ fn content(id: &str, keys: &Pairs) -> Result<String, Failure> {
     if id.is_empty() || id.contains(['/', ']', '\n']) {
         return refuse("this is no id of a repository; write letters, digits and dashes".to_owned());
     }
-    if !keys.0.iter().any(|(key, _)| matches!(key.as_str(), "baseurl" | "metalink" | "mirrorlist")) {
+    if !keys.0.iter().any(|(key, _)| SOURCES.contains(&key.as_str())) {
         return refuse("it has none of baseurl, metalink and mirrorlist; give one".to_owned());
     }
     let mut lines = vec![format!("[{id}]")];

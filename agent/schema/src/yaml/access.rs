@@ -22,6 +22,8 @@ pub(super) struct Items<'de, 'p> {
     pub next: usize,
     /// The one item is the value itself, so its path has no index.
     pub lone: bool,
+    /// See [`super::tolerant`].
+    pub tolerant: bool,
 }
 
 impl<'de> SeqAccess<'de> for Items<'de, '_> {
@@ -33,7 +35,7 @@ impl<'de> SeqAccess<'de> for Items<'de, '_> {
         };
         let path = if self.lone { *self.path } else { Path::Index(self.path, self.next) };
         self.next += 1;
-        let reader = Reader { node, path };
+        let reader = Reader { node, path, tolerant: self.tolerant };
         reader.at_here(seed.deserialize(reader)).map(Some)
     }
 }
@@ -85,6 +87,14 @@ impl<'de> MapAccess<'de> for Fields<'de, '_> {
             }
             // A key without a value is as good as absent: the field has its default.
             if self.known.is_some() && entry.value.is_null() {
+                // At the top such a key can say something: `ntp:` wants the defaults.
+                if !matches!(self.path, Path::Start("")) {
+                    tell(&entry.place, Severity::Warning, || {
+                        let path = Path::Key(self.path, &entry.key).to_string();
+                        let message = "the key has no value, so it is as if it were not there";
+                        entry.place.diagnostic(Severity::Warning, &path, message)
+                    });
+                }
                 continue;
             }
             self.current = Some(entry);
@@ -104,7 +114,7 @@ impl<'de> MapAccess<'de> for Fields<'de, '_> {
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
         match self.current.take() {
             Some(entry) => {
-                let reader = Reader { node: &entry.value, path: Path::Key(self.path, &entry.key) };
+                let reader = Reader { node: &entry.value, path: Path::Key(self.path, &entry.key), tolerant: false };
                 reader.at_here(seed.deserialize(reader))
             }
             None => Err(de::Error::custom("a value without its key")),

@@ -17,8 +17,12 @@ use crate::diagnostic::{Diagnostic, Severity, nearest};
 
 /// Name of the newtype by which a type asks for text or a list, whichever stands there.
 pub(super) const LIST_OF_WORDS: &str = "$kiln::list-of-words";
+/// Name of the newtype of a value of which no other spelling is a mistake.
+const TOLERANT: &str = "$kiln::tolerant";
 /// Name of the newtype of a value that may fail alone.
 const ATTEMPT: &str = "$kiln::attempt";
+/// What is told of one value where a list is expected.
+pub const LONE: &str = "a list is expected here; the value is taken for its only item";
 /// More findings of one severity in one part are not told one by one: nobody reads them.
 const MAX_FINDINGS: usize = 200;
 /// More errors of one type's own fields are not looked for.
@@ -84,7 +88,7 @@ pub fn read<T: DeserializeOwned>(node: &Node, path: &str) -> Checked<T> {
 /// One reading, with what was told beside it.
 fn attempt<T: DeserializeOwned>(node: &Node, path: &str) -> (Result<T, Error>, Vec<Diagnostic>) {
     let outer = FINDINGS.take();
-    let reader = Reader { node, path: Path::Start(path) };
+    let reader = Reader { node, path: Path::Start(path), tolerant: false };
     let result = reader.at_here(T::deserialize(reader));
     (result, FINDINGS.replace(outer))
 }
@@ -178,6 +182,29 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Attempt<T> {
     }
 }
 
+/// Reads a value whose type has several spellings by right: one value for a list of one, a boolean or a
+/// number for text. They are told as mistakes elsewhere, as other readers of the document refuse them.
+///
+/// It is for `deserialize_with`, and for the `Deserialize` of a type that reads a word.
+///
+/// # Errors
+/// Those of the type.
+pub fn tolerant<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct Inner<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Inner<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("a value")
+        }
+
+        fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
+            T::deserialize(deserializer)
+        }
+    }
+    deserializer.deserialize_newtype_struct(TOLERANT, Inner(PhantomData))
+}
+
 /// An error, with its place once it has passed the value that it is about.
 #[derive(Debug)]
 pub(super) struct Error {
@@ -246,6 +273,8 @@ impl fmt::Display for Path<'_> {
 pub(super) struct Reader<'de, 'p> {
     pub(super) node: &'de Node,
     pub(super) path: Path<'p>,
+    /// See [`tolerant`].
+    pub(super) tolerant: bool,
 }
 
 impl Reader<'_, '_> {
@@ -273,6 +302,14 @@ impl Reader<'_, '_> {
             placed.finding.suggestion = error.finding.suggestion;
             placed
         })
+    }
+
+    /// Tells of a value that is taken for what its type expects.
+    fn warn(&self, message: &str) {
+        if !self.tolerant {
+            let place = &self.node.place;
+            tell(place, Severity::Warning, || place.diagnostic(Severity::Warning, &self.path.to_string(), message));
+        }
     }
 
     fn integer<T: TryFrom<i128>>(&self) -> Result<T, Error> {
@@ -317,7 +354,12 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
             Value::Scalar(scalar) => match scalar::boolean(&scalar.text) {
-                Some(truth) => self.at_here(visitor.visit_bool(truth)),
+                Some(truth) => {
+                    if !scalar.plain && scalar.tag.is_none() {
+                        self.warn("text that is taken for true or false; take the quotes away");
+                    }
+                    self.at_here(visitor.visit_bool(truth))
+                }
                 None => Err(self.expected("true or false")),
             },
             _ => Err(self.expected("true or false")),
@@ -357,8 +399,20 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
-            Value::Scalar(scalar) if !scalar.is_null() => self.at_here(visitor.visit_string(scalar::text(scalar))),
-            Value::Scalar(_) => self.at_here(visitor.visit_string(String::new())),
+            Value::Scalar(scalar) if !scalar.is_null() => {
+                if scalar.plain && scalar.tag.is_none() && !self.tolerant {
+                    match self.node.kind() {
+                        "a number" => self.warn("a number that is taken for text as it is spelled; put it in quotes"),
+                        "a boolean" => self.warn("a boolean that is taken for text as it is spelled; put it in quotes"),
+                        _ => {}
+                    }
+                }
+                self.at_here(visitor.visit_string(scalar::text(scalar)))
+            }
+            Value::Scalar(_) => {
+                self.warn("nothing, which is taken for empty text; write the text, or take the line away");
+                self.at_here(visitor.visit_string(String::new()))
+            }
             _ => Err(self.expected("text")),
         }
     }
@@ -394,6 +448,9 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         if name == ATTEMPT {
             return visitor.visit_seq(One(Some(self)));
         }
+        if name == TOLERANT {
+            return self.at_here(visitor.visit_newtype_struct(Reader { tolerant: true, ..self }));
+        }
         if name != LIST_OF_WORDS {
             return self.at_here(visitor.visit_newtype_struct(self));
         }
@@ -416,7 +473,11 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
             _ => std::slice::from_ref(self.node),
         };
         let lone = !matches!(self.node.value, Value::List(_));
-        self.at_here(visitor.visit_seq(Items { items, path: &self.path, next: 0, lone }))
+        if lone && !items.is_empty() {
+            self.warn(LONE);
+        }
+        let tolerant = lone && self.tolerant;
+        self.at_here(visitor.visit_seq(Items { items, path: &self.path, next: 0, lone, tolerant }))
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Error> {
@@ -460,7 +521,16 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
                     read => self.at_here(read),
                 };
             }
-            Value::List(_) => return Err(self.expected("a mapping")),
+            // And some from a list of names.
+            Value::List(items) => {
+                let items = Items { items, path: &self.path, next: 0, lone: false, tolerant: false };
+                return match visitor.visit_seq(items) {
+                    Err(error) if error.is_mismatch && error.finding.source.is_empty() => {
+                        Err(self.expected("a mapping"))
+                    }
+                    read => self.at_here(read),
+                };
+            }
         };
         self.at_here(visitor.visit_map(Fields { entries, path: &self.path, current: None, known: Some(fields) }))
     }
@@ -477,8 +547,9 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         }
     }
 
+    /// A word of a vocabulary may be `off`.
     fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.deserialize_string(visitor)
+        Reader { tolerant: true, ..self }.deserialize_string(visitor)
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {

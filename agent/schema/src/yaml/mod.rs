@@ -22,7 +22,7 @@ mod documents;
 #[cfg(test)]
 mod tests;
 
-pub use de::{Checked, fields_of, read};
+pub use de::{Checked, LONE, fields_of, read, tolerant};
 pub use node::{Entry, Node, Place, Scalar, Source, Value};
 pub use parse::parse;
-pub use types::{Argv, Each, Mode};
+pub use types::{Argv, Each, Mode, Spelled};

@@ -6,9 +6,9 @@ use std::fmt;
 use kiln_schema::yaml::{self, Each, scalar};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::keys::{Date, Days, Groups, Password, Redirect, Unsupported, split, words};
+use super::keys::{Date, Days, Groups, Password, Redirect, Unsupported, names, split, words};
 use crate::handlers::ssh_import_id::KeyId;
 use crate::system::System;
 
@@ -18,8 +18,10 @@ use crate::system::System;
 pub struct Config {
     /// The users: each a name, a mapping, or `default`. Without this key there is the default user
     /// alone; with an empty list there is none.
+    #[serde(deserialize_with = "yaml::tolerant")]
     pub users: Option<Each<User>>,
     /// Groups to make: each a name, or a name with its members.
+    #[serde(deserialize_with = "yaml::tolerant")]
     pub groups: Each<Groups>,
     /// What `default` means on this image, where it differs from what the distribution has.
     pub default_user: UserKeys,
@@ -41,6 +43,7 @@ pub struct UserKeys {
     #[serde(alias = "primary-group")]
     pub primary_group: Option<String>,
     /// Further groups: a list, or a text with commas. Those that lack are made.
+    #[serde(deserialize_with = "names")]
     #[schemars(schema_with = "words")]
     pub groups: Option<Vec<String>>,
     /// Do not make groups that lack, if false.
@@ -65,6 +68,7 @@ pub struct UserKeys {
     #[serde(alias = "lock-passwd")]
     pub lock_passwd: Option<bool>,
     /// Sudo rules without the name, such as `ALL=(ALL) NOPASSWD:ALL`; false takes those of this agent away.
+    #[serde(deserialize_with = "yaml::tolerant")]
     #[schemars(schema_with = "words")]
     pub sudo: Option<Vec<String>>,
     /// Public keys that may log in as this user.
@@ -115,6 +119,15 @@ impl<'de> Deserialize<'de> for User {
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<User, E> {
                 Ok(User(UserKeys { name: name.to_owned(), ..UserKeys::default() }))
+            }
+
+            /// Names in a list of their own are several users.
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<User, A::Error> {
+                let mut names = Vec::new();
+                while let Some(name) = seq.next_element::<String>()? {
+                    names.push(name);
+                }
+                self.visit_str(&names.join(","))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<User, A::Error> {
