@@ -8,6 +8,9 @@ use super::items;
 
 /// Lists and mappings in which there must be something, by the path of their keys.
 const FILLED: &[&str] = &[
+    "ansible",
+    "apk_repos",
+    "apt",
     "apt.debconf_selections",
     "apt.disable_suites",
     "apt.primary",
@@ -18,20 +21,40 @@ const FILLED: &[&str] = &[
     "apt.security.search",
     "apt.sources",
     "bootcmd",
+    "ca-certs",
     "ca-certs.trusted",
+    "ca_certs",
     "ca_certs.trusted",
+    "chef",
     "chef.directories",
+    "chpasswd",
     "chpasswd.list",
     "chpasswd.users",
+    "drivers",
+    "fan",
+    "landscape",
+    "lxd",
+    "mcollective",
     "mounts",
     "packages",
+    "resolv_conf",
+    "rh_subscription",
+    "rsyslog",
     "runcmd",
+    "snap",
     "snap.assertions",
     "snap.commands",
+    "spacewalk",
+    "ssh",
     "ssh_authorized_keys",
     "ssh_genkeytypes",
+    "ssh_keys",
+    "ubuntu_pro",
+    "wireguard",
     "wireguard.interfaces",
     "write_files",
+    "yum_repos",
+    "zypper",
     "zypper.repos",
 ];
 
@@ -47,25 +70,26 @@ const UNIQUE: &[&str] = &[
     "ssh_key_console_blacklist",
 ];
 
+/// Keys that want the defaults where they have no value.
+const DEFAULTS: &[&str] = &["ntp", "puppet", "route53"];
+
 /// Keys that say nothing where people mean something by them, whoever owns them.
 pub fn empties(config: &Node) -> Vec<Diagnostic> {
     let mut told = Vec::new();
     for entry in config.entries() {
-        let message = match &entry.value.value {
-            // `ntp:` wants the defaults.
-            _ if entry.value.is_null() && entry.key != "ntp" => "the key has no value, so it says nothing",
-            Value::Map(entries) if entries.is_empty() => "the mapping is empty, so it says nothing",
-            _ => continue,
-        };
-        told.push(entry.place.diagnostic(Severity::Warning, &entry.key, message));
+        let key = entry.key.as_str();
+        if entry.value.is_null()
+            && !DEFAULTS.contains(&key)
+            && (super::not_done::find(key).is_some() || super::known_keys().contains(&key))
+        {
+            told.push(entry.place.diagnostic(Severity::Warning, key, "the key has no value"));
+        }
     }
     for path in FILLED {
         each(config, path, "", &mut |node, path| {
             let message = match &node.value {
-                Value::List(items) if items.is_empty() => "the list is empty, so it says nothing",
-                Value::Map(entries) if entries.is_empty() && path.contains('.') => {
-                    "the mapping is empty, so it says nothing"
-                }
+                Value::List(items) if items.is_empty() => "the list is empty",
+                Value::Map(entries) if entries.is_empty() => "the mapping is empty",
                 _ => return,
             };
             told.push(node.diagnostic(Severity::Warning, path, message));
@@ -133,9 +157,12 @@ mod tests {
     #[test]
     fn what_says_nothing_is_told_and_what_means_the_defaults_is_not() {
         for (text, told) in [
-            ("{runcmd: [x], ntp: , users: [], bootcmd: x}", vec![]),
-            ("runcmd: []", vec!["1:9: runcmd: the list is empty, so it says nothing"]),
-            ("{a: ~, snap: {}}", vec!["1:2: a: the key has no", "1:8: snap: the mapping is empty"]),
+            ("{runcmd: [x], ntp: , users: [], bootcmd: x, of_an_external_handler: , puppet: {}}", vec![]),
+            ("runcmd: []", vec!["1:9: runcmd: the list is empty"]),
+            (
+                "{hostname: ~, snap: {}}",
+                vec!["1:2: hostname: the key has no value", "1:21: snap: the mapping is empty"],
+            ),
             (
                 "apt: {primary: [{arches: [x]}, {arches: []}], sources: {}}",
                 vec!["1:41: apt.primary[1].arches: the list is empty", "1:56: apt.sources: the mapping is empty"],

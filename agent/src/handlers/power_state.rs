@@ -225,7 +225,7 @@ mod tests {
     use crate::handlers::read_keys;
 
     fn read(user_data: &str) -> (Option<Keys>, Vec<String>) {
-        let (node, _) = kiln_schema::yaml::parse("user-data", user_data).unwrap();
+        let (node, _) = yaml::parse("user-data", user_data).unwrap();
         let checked = read_keys::<Config>(&node);
         let messages = checked.diagnostics.iter().map(|d| format!("{}: {}", d.path, d.message)).collect();
         (checked.value.and_then(|config| config.power_state), messages)

@@ -43,7 +43,7 @@ impl Mergers {
         match &node.value {
             Value::Scalar(text) => Ok((Self::of_text(&text.text)?, Vec::new())),
             _ => {
-                let checked = yaml::read::<Vec<Merger>>(node, path);
+                let checked = yaml::read_portable::<Vec<Merger>>(node, path);
                 let Some(list) = checked.value else {
                     let error = checked.diagnostics.iter().rfind(|finding| finding.severity == Severity::Error);
                     let why = error.map_or_else(String::new, |d| d.message.clone());

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::{self, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor};
 
-use super::de::{Error, Path, Reader, tell};
+use super::de::{Error, Path, Reader, Tolerance, tell};
 use super::node::{Entry, Node};
 use crate::diagnostic::{Severity, nearest};
 
@@ -22,8 +22,8 @@ pub(super) struct Items<'de, 'p> {
     pub next: usize,
     /// The one item is the value itself, so its path has no index.
     pub lone: bool,
-    /// See [`super::tolerant`].
-    pub tolerant: bool,
+    /// That of the items.
+    pub tolerance: Tolerance,
 }
 
 impl<'de> SeqAccess<'de> for Items<'de, '_> {
@@ -35,7 +35,7 @@ impl<'de> SeqAccess<'de> for Items<'de, '_> {
         };
         let path = if self.lone { *self.path } else { Path::Index(self.path, self.next) };
         self.next += 1;
-        let reader = Reader { node, path, tolerant: self.tolerant };
+        let reader = Reader { node, path, tolerance: self.tolerance };
         reader.at_here(seed.deserialize(reader)).map(Some)
     }
 }
@@ -66,6 +66,8 @@ pub(super) struct Fields<'de, 'p> {
     pub current: Option<&'de Entry>,
     /// The fields of a struct; a map takes any key.
     pub known: Option<&'static [&'static str]>,
+    /// That of the values.
+    pub tolerance: Tolerance,
 }
 
 impl<'de> MapAccess<'de> for Fields<'de, '_> {
@@ -88,7 +90,7 @@ impl<'de> MapAccess<'de> for Fields<'de, '_> {
             // A key without a value is as good as absent: the field has its default.
             if self.known.is_some() && entry.value.is_null() {
                 // At the top such a key can say something: `ntp:` wants the defaults.
-                if !matches!(self.path, Path::Start("")) {
+                if self.tolerance == Tolerance::Nowhere && !matches!(self.path, Path::Start("")) {
                     tell(&entry.place, Severity::Warning, || {
                         let path = Path::Key(self.path, &entry.key).to_string();
                         let message = "the key has no value, so it is as if it were not there";
@@ -114,7 +116,8 @@ impl<'de> MapAccess<'de> for Fields<'de, '_> {
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
         match self.current.take() {
             Some(entry) => {
-                let reader = Reader { node: &entry.value, path: Path::Key(self.path, &entry.key), tolerant: false };
+                let path = Path::Key(self.path, &entry.key);
+                let reader = Reader { node: &entry.value, path, tolerance: self.tolerance };
                 reader.at_here(seed.deserialize(reader))
             }
             None => Err(de::Error::custom("a value without its key")),

@@ -17,6 +17,8 @@ use crate::diagnostic::{Diagnostic, Severity, nearest};
 
 /// Name of the newtype by which a type asks for text or a list, whichever stands there.
 pub(super) const LIST_OF_WORDS: &str = "$kiln::list-of-words";
+/// Name of the struct by which a type asks for a mapping, a word or a list, whichever stands there.
+pub const STRUCT_OR_LIST: &str = "$kiln::struct-or-list";
 /// Name of the newtype of a value of which no other spelling is a mistake.
 const TOLERANT: &str = "$kiln::tolerant";
 /// Name of the newtype of a value that may fail alone.
@@ -53,12 +55,22 @@ pub struct Checked<T> {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// Reads a part of a tree as a type.
+/// Reads a part of a tree as a type, and takes every spelling that can be meant.
 ///
 /// `path` is the key under which the part stands, for the findings; empty at the root. Keys that the
 /// type does not know are warnings, with the nearest known key as the suggestion.
 pub fn read<T: DeserializeOwned>(node: &Node, path: &str) -> Checked<T> {
-    let (result, mut diagnostics) = attempt(node, path);
+    read_with(node, path, Tolerance::Everywhere)
+}
+
+/// Reads a part of a tree as [`read`] does, and warns of spellings that other readers of cloud-config
+/// refuse or take for something else: a quoted boolean, a number for text, one value for a list.
+pub fn read_portable<T: DeserializeOwned>(node: &Node, path: &str) -> Checked<T> {
+    read_with(node, path, Tolerance::Nowhere)
+}
+
+fn read_with<T: DeserializeOwned>(node: &Node, path: &str, tolerance: Tolerance) -> Checked<T> {
+    let (result, mut diagnostics) = attempt(node, path, tolerance);
     let mut error = match result {
         Ok(value) => return Checked { value: Some(value), diagnostics },
         Err(error) => error.finding,
@@ -71,7 +83,7 @@ pub fn read<T: DeserializeOwned>(node: &Node, path: &str) -> Checked<T> {
         if !pruned {
             break;
         }
-        let (result, findings) = attempt::<T>(&rest, path);
+        let (result, findings) = attempt::<T>(&rest, path, tolerance);
         for finding in findings {
             if !diagnostics.contains(&finding) {
                 diagnostics.push(finding);
@@ -86,9 +98,9 @@ pub fn read<T: DeserializeOwned>(node: &Node, path: &str) -> Checked<T> {
 }
 
 /// One reading, with what was told beside it.
-fn attempt<T: DeserializeOwned>(node: &Node, path: &str) -> (Result<T, Error>, Vec<Diagnostic>) {
+fn attempt<T: DeserializeOwned>(node: &Node, path: &str, tolerance: Tolerance) -> (Result<T, Error>, Vec<Diagnostic>) {
     let outer = FINDINGS.take();
-    let reader = Reader { node, path: Path::Start(path), tolerant: false };
+    let reader = Reader { node, path: Path::Start(path), tolerance };
     let result = reader.at_here(T::deserialize(reader));
     (result, FINDINGS.replace(outer))
 }
@@ -183,7 +195,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Attempt<T> {
 }
 
 /// Reads a value whose type has several spellings by right: one value for a list of one, a boolean or a
-/// number for text. They are told as mistakes elsewhere, as other readers of the document refuse them.
+/// number for text. [`read_portable`] does not warn of them here.
 ///
 /// It is for `deserialize_with`, and for the `Deserialize` of a type that reads a word.
 ///
@@ -273,8 +285,29 @@ impl fmt::Display for Path<'_> {
 pub(super) struct Reader<'de, 'p> {
     pub(super) node: &'de Node,
     pub(super) path: Path<'p>,
-    /// See [`tolerant`].
-    pub(super) tolerant: bool,
+    pub(super) tolerance: Tolerance,
+}
+
+/// Where spellings that other readers refuse are no mistakes.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Tolerance {
+    Nowhere,
+    /// At this value, and not at those within it: see [`tolerant`].
+    Here,
+    Everywhere,
+}
+
+impl Tolerance {
+    /// What holds for the values within.
+    pub(super) fn within(self) -> Self {
+        if self == Tolerance::Everywhere { self } else { Tolerance::Nowhere }
+    }
+}
+
+impl<'de> Reader<'de, '_> {
+    fn fields<'a>(&'a self, entries: &'de [Entry], known: Option<&'static [&'static str]>) -> Fields<'de, 'a> {
+        Fields { entries, path: &self.path, current: None, known, tolerance: self.tolerance.within() }
+    }
 }
 
 impl Reader<'_, '_> {
@@ -304,9 +337,14 @@ impl Reader<'_, '_> {
         })
     }
 
+    fn tolerant(self) -> Self {
+        let tolerance = if self.tolerance == Tolerance::Nowhere { Tolerance::Here } else { self.tolerance };
+        Reader { tolerance, ..self }
+    }
+
     /// Tells of a value that is taken for what its type expects.
     fn warn(&self, message: &str) {
-        if !self.tolerant {
+        if self.tolerance == Tolerance::Nowhere {
             let place = &self.node.place;
             tell(place, Severity::Warning, || place.diagnostic(Severity::Warning, &self.path.to_string(), message));
         }
@@ -400,7 +438,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
             Value::Scalar(scalar) if !scalar.is_null() => {
-                if scalar.plain && scalar.tag.is_none() && !self.tolerant {
+                if scalar.plain && scalar.tag.is_none() && self.tolerance == Tolerance::Nowhere {
                     match self.node.kind() {
                         "a number" => self.warn("a number that is taken for text as it is spelled; put it in quotes"),
                         "a boolean" => self.warn("a boolean that is taken for text as it is spelled; put it in quotes"),
@@ -449,7 +487,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
             return visitor.visit_seq(One(Some(self)));
         }
         if name == TOLERANT {
-            return self.at_here(visitor.visit_newtype_struct(Reader { tolerant: true, ..self }));
+            return self.at_here(visitor.visit_newtype_struct(self.tolerant()));
         }
         if name != LIST_OF_WORDS {
             return self.at_here(visitor.visit_newtype_struct(self));
@@ -476,8 +514,8 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         if lone && !items.is_empty() {
             self.warn(LONE);
         }
-        let tolerant = lone && self.tolerant;
-        self.at_here(visitor.visit_seq(Items { items, path: &self.path, next: 0, lone, tolerant }))
+        let tolerance = if lone { self.tolerance } else { self.tolerance.within() };
+        self.at_here(visitor.visit_seq(Items { items, path: &self.path, next: 0, lone, tolerance }))
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Error> {
@@ -495,19 +533,15 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
-            Value::Map(entries) => {
-                self.at_here(visitor.visit_map(Fields { entries, path: &self.path, current: None, known: None }))
-            }
-            _ if self.node.is_null() => {
-                self.at_here(visitor.visit_map(Fields { entries: &[], path: &self.path, current: None, known: None }))
-            }
+            Value::Map(entries) => self.at_here(visitor.visit_map(self.fields(entries, None))),
+            _ if self.node.is_null() => self.at_here(visitor.visit_map(self.fields(&[], None))),
             _ => Err(self.expected("a mapping")),
         }
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
@@ -521,18 +555,13 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
                     read => self.at_here(read),
                 };
             }
-            // And some from a list of names.
-            Value::List(items) => {
-                let items = Items { items, path: &self.path, next: 0, lone: false, tolerant: false };
-                return match visitor.visit_seq(items) {
-                    Err(error) if error.is_mismatch && error.finding.source.is_empty() => {
-                        Err(self.expected("a mapping"))
-                    }
-                    read => self.at_here(read),
-                };
+            Value::List(items) if name == STRUCT_OR_LIST => {
+                let items = Items { items, path: &self.path, next: 0, lone: false, tolerance: self.tolerance.within() };
+                return self.at_here(visitor.visit_seq(items));
             }
+            Value::List(_) => return Err(self.expected("a mapping")),
         };
-        self.at_here(visitor.visit_map(Fields { entries, path: &self.path, current: None, known: Some(fields) }))
+        self.at_here(visitor.visit_map(self.fields(entries, Some(fields))))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -549,7 +578,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
 
     /// A word of a vocabulary may be `off`.
     fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        Reader { tolerant: true, ..self }.deserialize_string(visitor)
+        self.tolerant().deserialize_string(visitor)
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {

@@ -22,7 +22,7 @@ mod documents;
 #[cfg(test)]
 mod tests;
 
-pub use de::{Checked, LONE, fields_of, read, tolerant};
+pub use de::{Checked, LONE, STRUCT_OR_LIST, fields_of, read, read_portable, tolerant};
 pub use node::{Entry, Node, Place, Scalar, Source, Value};
 pub use parse::parse;
 pub use types::{Argv, Each, Mode, Spelled};

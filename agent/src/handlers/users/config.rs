@@ -135,7 +135,14 @@ impl<'de> Deserialize<'de> for User {
                 if keys.name.trim().is_empty() { Err(de::Error::missing_field("name")) } else { Ok(User(keys)) }
             }
         }
-        deserializer.deserialize_struct("User", yaml::fields_of::<UserKeys>(), NameOrKeys)
+        deserializer.deserialize_struct(yaml::STRUCT_OR_LIST, yaml::fields_of::<UserKeys>(), NameOrKeys)
+    }
+}
+
+impl User {
+    /// Whether `default` is its name, or one of its names.
+    fn is_default(&self) -> bool {
+        split(&self.0.name).any(|name| name == "default")
     }
 }
 
@@ -216,7 +223,7 @@ impl Config {
 
     /// The name of the default user, if there is to be one.
     pub fn default_name(&self, system: &System) -> Option<String> {
-        let listed = self.users.as_ref().is_none_or(|users| users.iter().any(|user| user.0.name.trim() == "default"));
+        let listed = self.users.as_ref().is_none_or(|users| users.iter().any(User::is_default));
         (listed || self.user.is_some()).then(|| self.default_user(system).name)
     }
 
@@ -226,7 +233,7 @@ impl Config {
     pub fn all_users(&self, system: &System) -> Vec<UserKeys> {
         let default = User(UserKeys { name: "default".to_owned(), ..UserKeys::default() });
         let mut listed: Vec<User> = self.users.as_ref().map_or_else(|| vec![default.clone()], |users| users.0.clone());
-        if self.user.is_some() && !listed.iter().any(|user| user.0.name.trim() == "default") {
+        if self.user.is_some() && !listed.iter().any(User::is_default) {
             listed.push(default);
         }
         let each = listed.iter().flat_map(|User(keys)| split(&keys.name).map(|name| UserKeys { name, ..keys.clone() }));
@@ -296,6 +303,8 @@ mod tests {
             ("default_user: {name: ops}", vec!["ops"], Some("ops")),
             ("{user: ops, users: [bob]}", vec!["bob", "ops"], Some("ops")),
             ("users: [007]", vec!["007"], None),
+            ("users: [default, [aaa, bbb]]", vec!["aaa", "bbb", "admin"], Some("admin")),
+            ("users: [[aaa, default]]", vec!["aaa", "admin"], Some("admin")),
         ] {
             let users = users.into_iter().map(str::to_owned).collect::<Vec<_>>();
             assert_eq!(names(user_data), (users, default.map(str::to_owned)), "{user_data}");
@@ -356,11 +365,34 @@ mod tests {
         let user_data =
             "users: [{name: a, passwd: s3cret, plain-text-passwd: 12345, snapuser: me@example.org, inactive: false}]";
         let (config, messages, system, _tree) = read(user_data);
-        assert!(messages.is_empty(), "{messages:?}");
+        let number = "a number that is taken for text as it is spelled; put it in quotes";
+        assert_eq!(messages, [format!("users[0].plain-text-passwd: {number}")]);
         let user = config.all_users(&system).remove(0);
         assert_eq!(user.unsupported(), ["snapuser"]);
         let text = format!("{user:?}");
         assert!(!text.contains("s3cret") && !text.contains("12345"), "{text}");
+    }
+
+    #[test]
+    fn a_users_groups_are_read_in_every_form() {
+        for (groups, expected) in [
+            ("'a, b'", vec!["a", "b"]),
+            ("[a, 'b, c', 12]", vec!["a", "b", "c", "12"]),
+            ("{adm: ~, sudo: []}", vec!["adm", "sudo"]),
+            ("12", vec!["12"]),
+        ] {
+            let (config, _, system, _tree) = read(&format!("users: [{{name: x, groups: {groups}}}]"));
+            assert_eq!(config.all_users(&system)[0].group_names(), expected, "{groups}");
+        }
+        for (users, message) in [
+            ("[{name: x, groups: yes}, y]", "users[0].groups: expected names of groups"),
+            ("[{name: x, groups: [[a]]}, y]", "users[0].groups[0]: expected text, found a list"),
+            ("[[[a]], y]", "users[0][0]: expected text, found a list"),
+        ] {
+            let (config, messages, system, _tree) = read(&format!("users: {users}"));
+            assert!(messages[0].starts_with(message), "{messages:?}");
+            assert_eq!(config.all_users(&system)[0].name, "y");
+        }
     }
 
     #[test]
