@@ -20,6 +20,7 @@ const FILLED: &[&str] = &[
     "apt.security.arches",
     "apt.security.search",
     "apt.sources",
+    "autoinstall",
     "bootcmd",
     "ca-certs",
     "ca-certs.trusted",
@@ -174,6 +175,66 @@ mod tests {
             for (found, told) in found.iter().zip(told) {
                 assert!(found.replace("warning: ", "").starts_with(&format!("doc:{told}")), "{found}");
             }
+        }
+    }
+
+    /// Every handler's findings, as `PATH: MESSAGE`.
+    fn findings(text: &str) -> Vec<String> {
+        let node = read(text);
+        let handlers = crate::handlers::HANDLERS.iter().filter(|handler| handler.is_configured(&node));
+        let found = handlers.flat_map(|handler| handler.prepare(&node).diagnostics);
+        found.map(|finding| format!("{}: {}", finding.path, finding.message)).collect()
+    }
+
+    #[test]
+    fn a_mistake_that_is_read_as_meant_is_told_by_its_handler() {
+        for (text, told) in [
+            ("locale: 1", "locale: a number is no locale"),
+            ("{power_state: {mode: halt, condition: 5}}", "power_state.condition: a number, which is run"),
+            ("rsyslog: {service_reload_command: a}", "rsyslog.service_reload_command: a line"),
+            ("random_seed: {encoding: bad}", "random_seed.encoding: `bad` is none of raw, base64"),
+            ("random_seed: {command: foo}", "random_seed.command: a list is expected here"),
+            ("random_seed: {command_required: 'true'}", "random_seed.command_required: text that is taken for true"),
+            (
+                "chpasswd: {users: [{name: a, type: RANDOM, password: s3cret}]}",
+                "chpasswd.users[0]: `type: RANDOM` makes",
+            ),
+            ("chpasswd: {users: [{name: a, type: hash}]}", "chpasswd.users[0]: no password is given"),
+            ("yum_repos: {a: {name: x}}", "yum_repos.a: it has none of baseurl"),
+            ("{phone_home: {url: 'http://x', post: hostname}}", "phone_home.post: a list is expected here"),
+            ("packages: [a, [b]]", "packages[1]: a list here is [name, version]"),
+            ("{users: [{name: a, inactive: 5}]}", "users[0].inactive: a number that is taken for text"),
+            ("groups: {a: 1}", "groups.a: a list is expected here"),
+            ("users: 1", "users: a number that is taken for text"),
+            ("write_files: [{path: /x, content: 1}]", "write_files[0].content: a number that is taken for text"),
+            ("keyboard: {layout: de, model: ~}", "keyboard.model: the key has no value"),
+            ("ssh: {emit_keys_to_console: 'false'}", "ssh.emit_keys_to_console: text that is taken for true or false"),
+            ("resolv_conf: {nameservers: 1.1.1.1}", "resolv_conf.nameservers: a list is expected here"),
+        ] {
+            let found = findings(text);
+            assert!(found.iter().any(|finding| finding.starts_with(told)), "{text}: {found:?}");
+            assert!(!found.concat().contains("s3cret"), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_several_spellings_by_right_is_not_told() {
+        for text in [
+            "locale: no",
+            "manage_etc_hosts: true",
+            "ssh_pwauth: yes",
+            "{power_state: {mode: halt, condition: true, delay: 5, timeout: 30}}",
+            "rsyslog: {service_reload_command: auto, remotes: {a: 1.1.1.1}}",
+            "{phone_home: {url: 'http://x', post: all}}",
+            "chpasswd: {list: \"a:x\", users: [{name: a, type: RANDOM}, {name: b, password: x, type: text}]}",
+            "users: [a, {name: b, sudo: no, groups: 'x, y', ssh_redirect_user: true}, [c, d], {name: e, groups: {f: ~}}]",
+            "users: a",
+            "groups: a, b",
+            "runcmd: [[sleep, 5], ls, ~]",
+            "yum_repos: {a: {baseurl: 'http://x', enabled: no, priority: 1}}",
+            "puppet: {timeout: 30, exec_args: --test}",
+        ] {
+            assert_eq!(findings(text), Vec::<String>::new(), "{text}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::Each;
+use kiln_schema::yaml::{self, Each};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer};
 use serde_json::{Map, json};
@@ -35,6 +35,7 @@ pub struct Config {
     /// Whose keys may log in as the default user: `gh:NAME` of GitHub, `lp:NAME` of Launchpad.
     ssh_import_id: Each<KeyId>,
     /// The users, of whom each may have ids of its own.
+    #[serde(deserialize_with = "yaml::tolerant")]
     users: Option<Each<users::User>>,
 }
 

@@ -217,6 +217,12 @@ mod tests {
                 .0;
         let text = Mergers::of_text("list(append)+dict(no_replace,recurse_list)").unwrap();
         assert_eq!(Mergers::of_node(&node, "merge_how").unwrap(), (text, Vec::new()));
+        let odd = yaml::parse("t", "{name: list, settings: append, badkey: 1}").unwrap().0;
+        let (read, told) = Mergers::of_node(&odd, "merge_how").unwrap();
+        assert_eq!(read, Mergers::of_text("list(append)").unwrap());
+        let mut told: Vec<_> = told.iter().map(|finding| finding.path.as_str()).collect();
+        told.sort_unstable();
+        assert_eq!(told, ["merge_how", "merge_how.badkey", "merge_how.settings"]);
         assert!(Mergers::of_text("set(append)").unwrap_err().contains("it knows"));
         assert!(Mergers::of_text("list(append").unwrap_err().contains("not closed"));
         let wrong = yaml::parse("t", "[{settings: [append]}]").unwrap().0;

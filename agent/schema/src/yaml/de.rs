@@ -194,8 +194,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Attempt<T> {
     }
 }
 
-/// Reads a value whose type has several spellings by right: one value for a list of one, a boolean or a
-/// number for text. [`read_portable`] does not warn of them here.
+/// Reads a value whose type has several spellings by right: one value for a list of one, or a boolean or a
+/// number for text. [`read_portable`] does not warn of them here, and of those within as elsewhere.
 ///
 /// It is for `deserialize_with`, and for the `Deserialize` of a type that reads a word.
 ///
@@ -350,11 +350,25 @@ impl Reader<'_, '_> {
         }
     }
 
+    /// Tells of a number or a boolean that is taken for text.
+    fn warn_of_no_text(&self, scalar: &Scalar) {
+        if scalar.plain && scalar.tag.is_none() && self.tolerance == Tolerance::Nowhere {
+            match self.node.kind() {
+                "a number" => self.warn("a number that is taken for text as it is spelled; put it in quotes"),
+                "a boolean" => self.warn("a boolean that is taken for text as it is spelled; put it in quotes"),
+                _ => {}
+            }
+        }
+    }
+
     fn integer<T: TryFrom<i128>>(&self) -> Result<T, Error> {
         let Value::Scalar(scalar) = &self.node.value else {
             return Err(self.expected("a whole number"));
         };
         let number = scalar::integer(&scalar.text).ok_or_else(|| self.expected("a whole number"))?;
+        if !scalar.plain && scalar.tag.is_none() {
+            self.warn("text that is taken for a number; take the quotes away");
+        }
         T::try_from(number).map_err(|_| self.error("the number is too large or too small here"))
     }
 }
@@ -438,13 +452,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
             Value::Scalar(scalar) if !scalar.is_null() => {
-                if scalar.plain && scalar.tag.is_none() && self.tolerance == Tolerance::Nowhere {
-                    match self.node.kind() {
-                        "a number" => self.warn("a number that is taken for text as it is spelled; put it in quotes"),
-                        "a boolean" => self.warn("a boolean that is taken for text as it is spelled; put it in quotes"),
-                        _ => {}
-                    }
-                }
+                self.warn_of_no_text(scalar);
                 self.at_here(visitor.visit_string(scalar::text(scalar)))
             }
             Value::Scalar(_) => {
@@ -462,6 +470,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
     fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
             Value::Scalar(scalar) => {
+                self.warn_of_no_text(scalar);
                 let binary = scalar.tag.as_deref() == Some("binary");
                 let decoded = if binary { scalar::decode_binary(&scalar.text) } else { None };
                 self.at_here(visitor.visit_byte_buf(decoded.unwrap_or_else(|| scalar.text.clone().into_bytes())))
@@ -514,7 +523,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         if lone && !items.is_empty() {
             self.warn(LONE);
         }
-        let tolerance = if lone { self.tolerance } else { self.tolerance.within() };
+        let tolerance = self.tolerance.within();
         self.at_here(visitor.visit_seq(Items { items, path: &self.path, next: 0, lone, tolerance }))
     }
 

@@ -36,7 +36,10 @@ impl JsonSchema for Mode {
 
 /// Text, or a number or a boolean as it is spelled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Spelled(pub String);
+pub struct Spelled(
+    /// The spelling.
+    pub String,
+);
 
 impl<'de> Deserialize<'de> for Spelled {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -168,7 +168,7 @@ fn entries_are_read_in_every_form_with_versions_as_spelled() {
     assert_eq!(read("packages: a").0, ["a"]);
     let (words, diagnostics) = read("packages: [a, [b, 1, 2], {apt: [[]]}, d]");
     assert_eq!(words, ["a", "d"]);
-    let error = diagnostics.iter().find(|finding| finding.severity == kiln_schema::Severity::Error).unwrap();
+    let error = diagnostics.iter().find(|finding| finding.severity == Severity::Error).unwrap();
     assert!(error.message.contains("a list here is [name, version]"), "{diagnostics:?}");
     assert_eq!(error.path, "packages[1]");
     let node = kiln_schema::yaml::parse("doc", "packages: [a, [b], [c, '1']]").unwrap().0;

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::keys::{Date, Days, Groups, Password, Redirect, Unsupported, names, split, words};
+use super::keys::{Date, Days, Groups, Password, Redirect, Unsupported, names, rules, split, words};
 use crate::handlers::ssh_import_id::KeyId;
 use crate::system::System;
 
@@ -68,7 +68,7 @@ pub struct UserKeys {
     #[serde(alias = "lock-passwd")]
     pub lock_passwd: Option<bool>,
     /// Sudo rules without the name, such as `ALL=(ALL) NOPASSWD:ALL`; false takes those of this agent away.
-    #[serde(deserialize_with = "yaml::tolerant")]
+    #[serde(deserialize_with = "rules")]
     #[schemars(schema_with = "words")]
     pub sudo: Option<Vec<String>>,
     /// Public keys that may log in as this user.
@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn what_this_version_does_not_do_is_named_and_no_secret_is_shown() {
         let user_data =
-            "users: [{name: a, passwd: s3cret, plain-text-passwd: 12345, snapuser: me@example.org, inactive: false}]";
+            "users: [{name: a, passwd: s3cret, plain-text-passwd: 12345, snapuser: me@example.org, inactive: '5'}]";
         let (config, messages, system, _tree) = read(user_data);
         let number = "a number that is taken for text as it is spelled; put it in quotes";
         assert_eq!(messages, [format!("users[0].plain-text-passwd: {number}")]);

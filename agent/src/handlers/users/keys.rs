@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use kiln_schema::yaml::{self, scalar};
+use kiln_schema::yaml::{self, Spelled, scalar};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
@@ -71,7 +71,7 @@ pub struct Days(pub Option<i64>);
 
 impl<'de> Deserialize<'de> for Days {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let word: String = yaml::tolerant(deserializer)?;
+        let word = String::deserialize(deserializer)?;
         match word.parse() {
             Ok(days @ -1..=99_999) => Ok(Days(Some(days))),
             _ if word.is_empty() || scalar::boolean(&word) == Some(false) => Ok(Days(None)),
@@ -222,6 +222,15 @@ impl JsonSchema for Groups {
         json_schema!({"description": "A name, or a name with its members", "type": ["string", "object"],
             "additionalProperties": {"type": ["array", "string", "null"], "items": {"type": "string"}}})
     }
+}
+
+/// Sudo rules: a text, a list, or false.
+///
+/// # Errors
+/// That it is none of these.
+pub fn rules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    let rules: Option<Vec<Spelled>> = yaml::tolerant(deserializer)?;
+    Ok(rules.map(|rules| rules.into_iter().map(|rule| rule.0).collect()))
 }
 
 /// Names of groups: a text with commas, a list, or the keys of a mapping.

@@ -411,6 +411,39 @@ mod tests {
     }
 
     #[test]
+    fn a_user_without_keys_gets_the_empty_file_where_there_is_a_home_and_no_file_is_emptied() {
+        use std::os::unix::fs::PermissionsExt;
+        let tree = tempfile::tempdir().unwrap();
+        let user_data = "users: [bob, {name: homeless, no_create_home: true}, {name: daemonic, system: true}, default]";
+        let Some(mut context) = machine(tree.path(), TOOLS, user_data) else { return };
+        std::sync::Arc::make_mut(&mut context.instance).public_keys.push(ED25519.to_owned());
+        let system = context.system.clone();
+        context.run_handler::<Users>().unwrap();
+        let file = "/home/bob/.ssh/authorized_keys";
+        assert_eq!(system.read_text(file).unwrap(), "");
+        assert_eq!(system.metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(system.metadata(file).unwrap().uid(), system.account("bob").unwrap().uid);
+        assert!(!system.is_there("/home/homeless") && !system.is_there("/home/daemonic"));
+        assert!(!system.is_there("/home/admin/.ssh"), "the default user gets the instance's keys, by another handler");
+        system.write(file, format!("{ED25519}\n"), crate::system::FileOptions::default()).unwrap();
+        context.run_handler::<Users>().unwrap();
+        assert_eq!(system.read_text(file).unwrap(), format!("{ED25519}\n"));
+    }
+
+    #[test]
+    fn groups_get_their_ids_in_cloud_inits_order() {
+        let tree = tempfile::tempdir().unwrap();
+        let Some(mut context) =
+            machine(tree.path(), TOOLS, "users: [{name: bob, primary_group: staff, groups: [one, two]}]")
+        else {
+            return;
+        };
+        context.run_handler::<Users>().unwrap();
+        let ids = ["one", "two", "staff"].map(|name| context.system.group(name).unwrap().gid);
+        assert!(ids.is_sorted(), "{ids:?}");
+    }
+
+    #[test]
     fn a_user_whose_group_exists_gets_it_as_its_own() {
         let tree = tempfile::tempdir().unwrap();
         let Some(mut context) = machine(tree.path(), TOOLS, "{groups: [jetty], users: [jetty]}") else { return };
