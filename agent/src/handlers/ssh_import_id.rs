@@ -295,7 +295,7 @@ mod tests {
         ] {
             assert_eq!(KeyId::parse(text).is_some(), usable, "{text}");
         }
-        let (node, _) = kiln_schema::yaml::parse("user-data", "ssh_import_id: ['gl:x', 'gh:y']").unwrap();
+        let (node, _) = yaml::parse("user-data", "ssh_import_id: ['gl:x', 'gh:y']").unwrap();
         let checked = super::super::read_keys::<Config>(&node);
         assert_eq!(checked.diagnostics[0].path, "ssh_import_id[0]");
         assert_eq!(checked.value.unwrap().ssh_import_id.len(), 1);

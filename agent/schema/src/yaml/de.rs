@@ -561,7 +561,10 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
             Value::Scalar(scalar) => {
                 return match visitor.visit_string::<Error>(scalar::text(scalar)) {
                     Err(error) if error.is_mismatch => Err(self.expected("a mapping")),
-                    read => self.at_here(read),
+                    read => {
+                        self.warn_of_no_text(scalar);
+                        self.at_here(read)
+                    }
                 };
             }
             Value::List(items) if name == STRUCT_OR_LIST => {

@@ -122,7 +122,7 @@ pub fn decode_binary(text: &str) -> Option<Vec<u8>> {
             _ => {}
         }
     }
-    let whole = digits.len() % 4 == 0 && (!digits.is_empty() || text.trim().is_empty());
+    let whole = digits.len().is_multiple_of(4) && (!digits.is_empty() || text.trim().is_empty());
     whole.then(|| LENIENT.decode(&digits).ok()).flatten()
 }
 

@@ -52,6 +52,7 @@ pub struct UserKeys {
     /// Login shell.
     pub shell: Option<String>,
     /// User id.
+    #[serde(deserialize_with = "yaml::tolerant")]
     pub uid: Option<u32>,
     /// A system account: a low id and no home folder.
     pub system: bool,

@@ -179,6 +179,15 @@ impl JsonSchema for Unsupported {
     }
 }
 
+/// The members of a group: a list, or text with commas.
+struct Members(Vec<String>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        yaml::tolerant(deserializer).map(Members)
+    }
+}
+
 /// Groups with their members; an item of a list may hold several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Groups(pub Vec<(String, Vec<String>)>);
@@ -203,8 +212,8 @@ impl<'de> Deserialize<'de> for Groups {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Groups, A::Error> {
                 let mut groups = Vec::new();
-                while let Some((name, members)) = map.next_entry::<String, Vec<String>>()? {
-                    groups.push((name, members.iter().flat_map(|names| split(names)).collect()));
+                while let Some((name, members)) = map.next_entry::<String, Members>()? {
+                    groups.push((name, members.0.iter().flat_map(|names| split(names)).collect()));
                 }
                 Ok(Groups(groups))
             }
