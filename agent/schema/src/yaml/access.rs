@@ -4,8 +4,9 @@ use std::fmt;
 
 use serde::de::{self, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor};
 
-use super::de::{Error, Path, Reader, Tolerance, tell};
+use super::de::{Error, Path, Reader, Tolerance};
 use super::node::{Entry, Node};
+use super::read::tell;
 use crate::diagnostic::{Severity, nearest};
 
 pub(super) struct Expecting<'a, V>(pub &'a V);
