@@ -1,8 +1,8 @@
 //! `/etc/hosts`, so that the machine finds its own name without a name server.
 
-use kiln_schema::diagnostic::Diagnostic;
+use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::{self, Node, scalar};
+use kiln_schema::yaml::{self, Node, Value, scalar};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -65,9 +65,15 @@ impl Handler for Hosts {
     type Config = Config;
 
     fn check(config: &Node) -> Vec<Diagnostic> {
-        let named = config.get("manage_etc_hosts").filter(|node| !matches!(node.to_json(), Json::Bool(_)));
-        let words = ["true", "false", "yes", "no", "on", "off", "template", "localhost"];
-        named.and_then(|node| check::word(node, "manage_etc_hosts", &words)).into_iter().collect()
+        let key = "manage_etc_hosts";
+        let named = config.get(key).filter(|node| !matches!(node.to_json(), Json::Bool(_)));
+        let told = named.and_then(|node| match &node.value {
+            Value::Scalar(word) if scalar::boolean(&word.text).is_some() => {
+                Some(node.diagnostic(Severity::Warning, key, yaml::QUOTED))
+            }
+            _ => check::word(node, key, &["true", "false", "template", "localhost"]),
+        });
+        told.into_iter().collect()
     }
 
     fn run(config: &Config, context: &mut Context) -> Handled {

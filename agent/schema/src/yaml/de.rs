@@ -19,6 +19,8 @@ pub const STRUCT_OR_LIST: &str = "$kiln::struct-or-list";
 const TOLERANT: &str = "$kiln::tolerant";
 /// Name of the newtype of a value that may fail alone.
 const ATTEMPT: &str = "$kiln::attempt";
+/// What is told of text where true or false is expected.
+pub const QUOTED: &str = "text that is taken for true or false; take the quotes away";
 /// What is told of one value where a list is expected.
 pub const LONE: &str = "a list is expected here; the value is taken for its only item";
 /// A value that may fail alone: its error is told and the value left out.
@@ -262,7 +264,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
             Value::Scalar(scalar) => match scalar::boolean(&scalar.text) {
                 Some(truth) => {
                     if !scalar.plain && scalar.tag.is_none() {
-                        self.warn("text that is taken for true or false; take the quotes away");
+                        self.warn(QUOTED);
                     }
                     self.at_here(visitor.visit_bool(truth))
                 }

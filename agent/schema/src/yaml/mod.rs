@@ -23,7 +23,7 @@ mod documents;
 #[cfg(test)]
 mod tests;
 
-pub use de::{LONE, STRUCT_OR_LIST, tolerant};
+pub use de::{LONE, QUOTED, STRUCT_OR_LIST, tolerant};
 pub use node::{Entry, Node, Place, Scalar, Source, Value};
 pub use parse::parse;
 pub use read::{Checked, fields_of, read, read_portable};
