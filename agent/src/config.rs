@@ -118,7 +118,7 @@ impl Config {
     /// Reads the part of every handler, so that all findings are known before anything runs.
     pub fn check_handlers(&self) -> Vec<Diagnostic> {
         let configured = handlers::HANDLERS.iter().filter(|handler| handler.is_configured(&self.root));
-        let mut findings: Vec<Diagnostic> = Vec::new();
+        let mut findings: Vec<Diagnostic> = handlers::check::empties(&self.root);
         for finding in configured.flat_map(|handler| handler.prepare(&self.root).diagnostics) {
             if !findings.contains(&finding) {
                 findings.push(finding);

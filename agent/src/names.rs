@@ -19,6 +19,8 @@ pub struct Keys {
     pub fqdn: Option<String>,
     /// Leave the name alone.
     pub preserve_hostname: bool,
+    /// Make /etc/hostname where the image has none; true without the key.
+    pub create_hostname_file: Option<bool>,
     /// Set the full name as the host name. Images of Red Hat's family do so without it.
     pub prefer_fqdn_over_hostname: Option<bool>,
 }

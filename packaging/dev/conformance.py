@@ -333,7 +333,7 @@ def main():
             continue
         left = boot(agent, tree, corpus / record["document"], told)
         found = list(differences(record["files"], left, record["hostname"], base_of))
-        ended = record["status"] or "no status"
+        ended = " ".join([record["status"] or "no status", *record["warnings"]])
         why = [reason_for(difference, rules, ended) for difference in found]
         told["effects", "equal" if not found else "named" if all(why) else "different"] += 1
         reasons.update(set(filter(None, why)))

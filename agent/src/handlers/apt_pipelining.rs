@@ -1,13 +1,14 @@
 //! How many requests apt sends at once.
 
+use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::scalar;
+use kiln_schema::yaml::{self, Node, scalar};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::edit::put;
-use super::{Failure, Frequency, Handled, Handler, Outcome};
+use super::{Failure, Frequency, Handled, Handler, Outcome, check};
 use crate::context::Context;
 
 /// The file of apt.
@@ -22,6 +23,7 @@ pub struct AptPipelining;
 pub struct Config {
     /// Requests that apt sends to one server before the first answer: 0 to 5, `false` for 0. `os`,
     /// `none` and `unchanged` leave what the image has.
+    #[serde(deserialize_with = "yaml::tolerant")]
     #[schemars(extend("type" = ["boolean", "integer", "string", "null"]))]
     apt_pipelining: Option<String>,
 }
@@ -32,6 +34,12 @@ impl Handler for AptPipelining {
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Instance;
     type Config = Config;
+
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let words = ["os", "none", "unchanged", "false", "no", "off", "0", "1", "2", "3", "4", "5"];
+        let node = config.get("apt_pipelining");
+        node.and_then(|node| check::word(node, "apt_pipelining", &words)).into_iter().collect()
+    }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
         let word = config.apt_pipelining.as_deref().map_or("os", str::trim).to_lowercase();

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::Stage;
-use kiln_schema::yaml::{Argv, Each, Node};
+use kiln_schema::yaml::{Argv, Each};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Frequency, Handled, Handler, check, items, runcmd};
+use super::{Frequency, Handled, Handler, items, runcmd};
 use crate::context::Context;
 
 /// Runs `bootcmd`.
@@ -30,10 +29,6 @@ impl Handler for Bootcmd {
     /// The stage holds up the boot.
     const TIMEOUT: Duration = Duration::from_secs(120);
     type Config = Config;
-
-    fn check(config: &Node) -> Vec<Diagnostic> {
-        check::list(config, "bootcmd").into_iter().collect()
-    }
 
     fn run(_: &Config, context: &mut Context) -> Handled {
         runcmd::run_list(context, "bootcmd", items(&context.config, "bootcmd"))

@@ -3,7 +3,7 @@
 use std::io;
 
 use kiln_schema::status::Reason;
-use kiln_schema::yaml::Argv;
+use kiln_schema::yaml::{Argv, Spelled};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
@@ -77,8 +77,8 @@ impl<'de> Deserialize<'de> for Pairs {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
                 let mut pairs = Vec::new();
-                while let Some((name, value)) = map.next_entry::<String, Option<String>>()? {
-                    pairs.extend(value.map(|value| (name, value)));
+                while let Some((name, value)) = map.next_entry::<String, Option<Spelled>>()? {
+                    pairs.extend(value.map(|value| (name, value.0)));
                 }
                 Ok(Pairs(pairs))
             }

@@ -1,6 +1,7 @@
 //! Where the package grub-pc installs its boot loader when it is brought up to date.
 
 use kiln_schema::status::{Reason, Stage};
+use kiln_schema::yaml;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
@@ -33,7 +34,7 @@ struct Keys {
     #[serde(rename = "grub-pc/install_devices")]
     devices: Option<String>,
     /// Install no boot loader; without the key where no disk is found.
-    #[serde(rename = "grub-pc/install_devices_empty")]
+    #[serde(rename = "grub-pc/install_devices_empty", deserialize_with = "yaml::tolerant")]
     empty: Option<bool>,
 }
 

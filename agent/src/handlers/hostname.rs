@@ -8,6 +8,9 @@ use crate::context::Context;
 use crate::names::{Keys, Names};
 use crate::system::FileOptions;
 
+/// The name that the next boot begins with.
+const FILE: &str = "/etc/hostname";
+
 /// Sets the host name from the user-data, or from what the datasource tells.
 pub struct Hostname;
 
@@ -28,7 +31,9 @@ impl Handler for Hostname {
         };
         names.check()?;
         let name = names.host_name();
-        context.system.write("/etc/hostname", format!("{name}\n"), FileOptions::default())?;
+        if config.create_hostname_file != Some(false) || context.system.is_there(FILE) {
+            context.system.write(FILE, format!("{name}\n"), FileOptions::default())?;
+        }
         if context.system.is_live() {
             nix::unistd::sethostname(name)
                 .map_err(|e| Failure::new(Reason::Io, format!("the kernel refused the name `{name}`: {e}")))?;
@@ -61,6 +66,22 @@ mod tests {
             ("{}", ""),
         ] {
             assert_eq!(name_after(user_data).as_deref(), Ok(name), "{user_data}");
+        }
+    }
+
+    #[test]
+    fn the_file_is_made_unless_the_user_data_says_no() {
+        for (create, old, new) in
+            [("false", None, None), ("false", Some("old\n"), Some("web\n")), ("true", None, Some("web\n"))]
+        {
+            let tree = tempfile::tempdir().unwrap();
+            let mut context =
+                Context::for_test(tree.path(), &format!("{{hostname: web, create_hostname_file: {create}}}"));
+            if let Some(old) = old {
+                context.system.write(FILE, old, FileOptions::default()).unwrap();
+            }
+            context.run_handler::<Hostname>().unwrap();
+            assert_eq!(context.system.read_text(FILE).ok().as_deref(), new, "{create} {old:?}");
         }
     }
 

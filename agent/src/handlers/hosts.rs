@@ -1,8 +1,8 @@
 //! `/etc/hosts`, so that the machine finds its own name without a name server.
 
-use kiln_schema::diagnostic::Diagnostic;
+use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::{Node, scalar};
+use kiln_schema::yaml::{self, Node, Value, scalar};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -24,8 +24,8 @@ const MARK: &str = "# kiln";
 const DEBIAN: &str = "\
 # Written by kiln-agent at every boot, as manage_etc_hosts asks: changes here do not last.
 # The template is built in, unless the image has /etc/kiln/templates/hosts.tmpl.
-127.0.0.1 localhost
 127.0.1.1 {{ fqdn }}{{ '' if fqdn == hostname else ' ' ~ hostname }}
+127.0.0.1 localhost
 
 ::1 localhost ip6-localhost ip6-loopback
 ff02::1 ip6-allnodes
@@ -52,6 +52,7 @@ pub struct Hosts;
 pub struct Config {
     /// `true` or `template`: write the whole file from a template. `localhost`: keep the file and add
     /// a line for this machine. `false`, as without the key: leave it alone.
+    #[serde(deserialize_with = "yaml::tolerant")]
     #[schemars(extend("type" = ["boolean", "string", "null"]))]
     manage_etc_hosts: Option<String>,
 }
@@ -64,9 +65,15 @@ impl Handler for Hosts {
     type Config = Config;
 
     fn check(config: &Node) -> Vec<Diagnostic> {
-        let named = config.get("manage_etc_hosts").filter(|node| !matches!(node.to_json(), Json::Bool(_)));
-        let words = ["true", "false", "yes", "no", "on", "off", "template", "localhost"];
-        named.and_then(|node| check::word(node, "manage_etc_hosts", &words)).into_iter().collect()
+        let key = "manage_etc_hosts";
+        let named = config.get(key).filter(|node| !matches!(node.to_json(), Json::Bool(_)));
+        let told = named.and_then(|node| match &node.value {
+            Value::Scalar(word) if scalar::boolean(&word.text).is_some() => {
+                Some(node.diagnostic(Severity::Warning, key, yaml::QUOTED))
+            }
+            _ => check::word(node, key, &["true", "false", "template", "localhost"]),
+        });
+        told.into_iter().collect()
     }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
@@ -157,7 +164,7 @@ mod tests {
     fn the_whole_file_follows_the_custom_of_the_family() {
         let keys = "{manage_etc_hosts: true, fqdn: web.example.org}";
         let debian = hosts(keys, &[("/etc/os-release", "ID=debian"), (HOSTS, "1.2.3.4 old\n")], 2).unwrap();
-        assert!(debian.contains("\n127.0.0.1 localhost\n127.0.1.1 web.example.org web\n\n::1 localhost "), "{debian}");
+        assert!(debian.contains("\n127.0.1.1 web.example.org web\n127.0.0.1 localhost\n\n::1 localhost "), "{debian}");
         assert!(!debian.contains("old") && debian.ends_with("ip6-allrouters\n"), "{debian}");
         let red_hat = hosts(keys, &[("/etc/os-release", "ID=amzn\nID_LIKE=fedora")], 2).unwrap();
         assert!(red_hat.contains("\n127.0.0.1 web.example.org web\n127.0.0.1 localhost "), "{red_hat}");

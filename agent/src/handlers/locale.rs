@@ -1,8 +1,8 @@
 //! The system's locale: made where it lacks, then put into the file that logins read.
 
-use kiln_schema::diagnostic::nearest;
+use kiln_schema::diagnostic::{Diagnostic, Severity, nearest};
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::scalar;
+use kiln_schema::yaml::{self, Node, scalar};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
@@ -27,6 +27,7 @@ pub struct Locale;
 #[serde(default)]
 pub struct Config {
     /// The locale, such as `en_US.UTF-8`. `false` leaves the image's own.
+    #[serde(deserialize_with = "yaml::tolerant")]
     #[schemars(extend("type" = ["boolean", "string", "null"]))]
     locale: Option<String>,
     /// The file that gets `LANG=…`; without the key the one of the distribution.
@@ -39,6 +40,12 @@ impl Handler for Locale {
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Instance;
     type Config = Config;
+
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let number = config.get("locale").filter(|node| node.to_json().is_number());
+        let message = "a number is no locale; write one such as en_US.UTF-8, or false";
+        number.map(|node| node.diagnostic(Severity::Warning, "locale", message)).into_iter().collect()
+    }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
         let context = &*context;

@@ -31,7 +31,7 @@ mod azure_ready;
 mod bootcmd;
 mod byobu;
 mod ca_certs;
-mod check;
+pub mod check;
 mod chef;
 mod commands;
 mod disable_ec2_metadata;
@@ -383,7 +383,7 @@ pub fn read_keys<T: DeserializeOwned>(config: &Node) -> yaml::Checked<T> {
     if let yaml::Value::Map(entries) = &mut own.value {
         entries.extend(config.entries().iter().filter(|e| keys.contains(&e.key.as_str())).cloned());
     }
-    yaml::read::<T>(&own, "")
+    yaml::read_portable::<T>(&own, "")
 }
 
 /// The items of a list in the configuration, with their places; a lone value stands for a list of one.

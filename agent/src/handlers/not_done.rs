@@ -121,18 +121,21 @@ fn find_in<'a>(table: &'a [NotDone], key: &str) -> Option<&'a NotDone> {
 
 /// Those keys of a configuration that ask for something that the machine then lacks.
 pub fn lacking_in(config: &Node) -> Vec<&'static NotDone> {
-    let asked = config.entries().iter().filter(|pair| !asks_for_nothing(&pair.value));
+    let asked = config.entries().iter().filter(|pair| !asks_for_nothing(&pair.value, false));
     asked.filter_map(|pair| find(&pair.key)).filter(|entry| !entry.own).collect()
 }
 
-/// Whether a value says no more than that nothing is to be done: then nothing is missing.
-fn asks_for_nothing(value: &Node) -> bool {
+/// Whether a value says no more than that nothing is to be done: then nothing is missing. To be `exact`, it
+/// says so without the quotes that make text of a boolean.
+fn asks_for_nothing(value: &Node, exact: bool) -> bool {
     match &value.value {
-        Value::Scalar(scalar) => scalar.is_null() || scalar::boolean(&scalar.text) == Some(false),
+        Value::Scalar(scalar) => {
+            scalar.is_null() || (scalar.plain || !exact) && scalar::boolean(&scalar.text) == Some(false)
+        }
         Value::List(items) => items.is_empty(),
         Value::Map(entries) => entries.iter().all(|pair| match pair.key.as_str() {
             // `fan: {mode: off}`, `snap: {enabled: false}`.
-            "mode" | "enabled" => asks_for_nothing(&pair.value),
+            "mode" | "enabled" => asks_for_nothing(&pair.value, exact),
             _ => false,
         }),
     }
@@ -142,7 +145,7 @@ impl NotDone {
     /// What is wrong with the key where it stands; nothing if its value asks for nothing.
     pub fn finding(&self, pair: &Pair) -> Option<Diagnostic> {
         let message = format!("cloud-init's key, not done by kiln-agent; {}", self.instead);
-        (!asks_for_nothing(&pair.value)).then(|| pair.place.diagnostic(Severity::Warning, self.key, message))
+        (!asks_for_nothing(&pair.value, true)).then(|| pair.place.diagnostic(Severity::Warning, self.key, message))
     }
 
     /// The turn of the key in the boot: it fails, and says what to do instead.
@@ -191,7 +194,8 @@ mod tests {
             let config = parse(&format!("fan: {value}"));
             assert!(lacking_in(&config).is_empty(), "{value}");
             let entry = NotDone { key: "fan", instead: "x", own: false };
-            assert!(entry.finding(&config.entries()[0]).is_none(), "{value}");
+            // What the quotes make text of is told, and asks for nothing all the same.
+            assert_eq!(entry.finding(&config.entries()[0]).is_some(), value.starts_with('\''), "{value}");
         }
     }
 

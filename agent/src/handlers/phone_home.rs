@@ -8,15 +8,15 @@
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
-use kiln_schema::diagnostic::Diagnostic;
+use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::{Each, Node};
+use kiln_schema::yaml::{self, Each, Node, Value};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 use sha2::Sha256;
 
-use super::{Failure, Frequency, Handled, Handler, Outcome, check};
+use super::{Failure, Frequency, Handled, Handler, Outcome};
 use crate::context::Context;
 use crate::net::{Backoff, Client, Engine, Policy, Request};
 use crate::report::{foretold, instance_folder};
@@ -47,7 +47,7 @@ pub struct Keys {
     /// Where it goes; `$INSTANCE_ID` and template variables are filled in.
     url: String,
     /// The fields of the form, or `all`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "yaml::tolerant")]
     post: Each<Field>,
     /// How often it is tried.
     #[serde(default = "ten")]
@@ -171,10 +171,11 @@ impl Handler for PhoneHome {
     }
 
     fn check(config: &Node) -> Vec<Diagnostic> {
-        let all = |node: &Node| node.to_json() == "all";
-        let keys = config.get("phone_home").filter(|keys| !keys.get("post").is_some_and(all));
-        let finding = keys.and_then(|keys| check::list(keys, "post"));
-        finding.map(|finding| Diagnostic { path: "phone_home.post".to_owned(), ..finding }).into_iter().collect()
+        // `all` alone is no list.
+        let post = config.get("phone_home").and_then(|keys| keys.get("post"));
+        let lone = |node: &&Node| matches!(node.value, Value::Scalar(_)) && !node.is_null() && node.to_json() != "all";
+        let lone = post.filter(lone).map(|node| node.diagnostic(Severity::Warning, "phone_home.post", yaml::LONE));
+        lone.into_iter().collect()
     }
 
     fn run(config: &Config, context: &mut Context) -> Handled {

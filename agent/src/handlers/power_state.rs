@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::status::{PlannedShutdown, Reason, Stage};
-use kiln_schema::yaml::{Argv, scalar};
+use kiln_schema::yaml::{self, Argv, Node, scalar};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer};
 use serde_json::json;
@@ -87,7 +88,7 @@ struct Delay(u32);
 
 impl<'de> Deserialize<'de> for Delay {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let word = String::deserialize(deserializer)?;
+        let word: String = yaml::tolerant(deserializer)?;
         let digits = word.strip_prefix('+').unwrap_or(&word);
         let minutes = if word == "now" { Some(0) } else { digits.parse().ok() };
         // A `+` twice is none.
@@ -149,6 +150,14 @@ impl Handler for PowerState {
     const FREQUENCY: Frequency = Frequency::Instance;
     const TELLS: bool = true;
     type Config = Config;
+
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let condition = config.get("power_state").and_then(|keys| keys.get("condition"));
+        let number = condition.filter(|node| node.to_json().is_number());
+        let message = "a number, which is run as a command; write true, false or a command";
+        let finding = number.map(|node| node.diagnostic(Severity::Warning, "power_state.condition", message));
+        finding.into_iter().collect()
+    }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
         let skip = |reason, message: String| Ok(Outcome::Skipped(reason, message));
@@ -216,7 +225,7 @@ mod tests {
     use crate::handlers::read_keys;
 
     fn read(user_data: &str) -> (Option<Keys>, Vec<String>) {
-        let (node, _) = kiln_schema::yaml::parse("user-data", user_data).unwrap();
+        let (node, _) = yaml::parse("user-data", user_data).unwrap();
         let checked = read_keys::<Config>(&node);
         let messages = checked.diagnostics.iter().map(|d| format!("{}: {}", d.path, d.message)).collect();
         (checked.value.and_then(|config| config.power_state), messages)

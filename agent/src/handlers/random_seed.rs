@@ -2,19 +2,23 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::Each;
+use kiln_schema::yaml::{Each, Node};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Failure, Frequency, Handled, Handler, Outcome, items, reason_of};
+use super::{Failure, Frequency, Handled, Handler, Outcome, check, items, reason_of};
 use crate::context::Context;
 use crate::system::{FileOptions, RunError};
 use crate::userdata::gunzip;
 
 /// Most bytes that packed data may become.
 const MAX_SEED: usize = 16 * 1024 * 1024;
+
+/// What data may be packed in.
+const ENCODINGS: &[&str] = &["raw", "base64", "b64", "gzip", "gz"];
 
 /// Adds randomness.
 pub struct RandomSeed;
@@ -49,6 +53,11 @@ impl Handler for RandomSeed {
     const STAGE: Stage = Stage::Init;
     const FREQUENCY: Frequency = Frequency::Instance;
     type Config = Config;
+
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let encoding = config.get("random_seed").and_then(|keys| keys.get("encoding"));
+        encoding.and_then(|node| check::word(node, "random_seed.encoding", ENCODINGS)).into_iter().collect()
+    }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
         let context = &*context;

@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::{self, Argv, Each};
+use kiln_schema::yaml::{self, Argv, Each, Node, Value};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
@@ -105,6 +106,14 @@ impl Handler for Rsyslog {
     const STAGE: Stage = Stage::Init;
     const FREQUENCY: Frequency = Frequency::Instance;
     type Config = Config;
+
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let command = config.get("rsyslog").and_then(|keys| keys.get("service_reload_command"));
+        let line = command.filter(|node| matches!(node.value, Value::Scalar(_)) && node.to_json() != "auto");
+        let message = "a line, which is run by a shell; write `auto`, or a list of a program and its arguments";
+        let path = "rsyslog.service_reload_command";
+        line.map(|node| node.diagnostic(Severity::Warning, path, message)).into_iter().collect()
+    }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
         let context = &*context;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::paths;
 use kiln_schema::status::{Reason, Stage};
 use kiln_schema::yaml::{self, Argv, Each, Node};
@@ -11,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::commands::{self, Ran};
-use super::{Frequency, Handled, Handler, Outcome, check, items};
+use super::{Frequency, Handled, Handler, Outcome, items};
 use crate::context::Context;
 use crate::system::{Finished, shell_quote};
 
@@ -36,10 +35,6 @@ impl Handler for Runcmd {
     /// They may install and build; the stage's own deadline is the bound.
     const TIMEOUT: Duration = Duration::from_secs(3600);
     type Config = Config;
-
-    fn check(config: &Node) -> Vec<Diagnostic> {
-        check::list(config, "runcmd").into_iter().collect()
-    }
 
     fn run(_: &Config, context: &mut Context) -> Handled {
         run_list(context, "runcmd", items(&context.config, "runcmd"))

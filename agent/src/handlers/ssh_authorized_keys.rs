@@ -1,13 +1,11 @@
 //! Keys that may log in: the datasource's and the user-data's, for the default user and for root.
 
-use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::Node;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use super::{Failure, Frequency, Handled, Handler, Outcome, check, users};
+use super::{Failure, Frequency, Handled, Handler, Outcome, users};
 use crate::authorized_keys::{install, parse, refusal};
 use crate::context::Context;
 use crate::ssh::PublicKey;
@@ -47,10 +45,6 @@ impl Handler for SshAuthorizedKeys {
     const FREQUENCY: Frequency = Frequency::Instance;
     const ALWAYS: bool = true;
     type Config = Config;
-
-    fn check(config: &Node) -> Vec<Diagnostic> {
-        check::list(config, "ssh_authorized_keys").into_iter().collect()
-    }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
         let context = &*context;

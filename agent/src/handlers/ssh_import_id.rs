@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::Each;
+use kiln_schema::yaml::{self, Each};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer};
 use serde_json::{Map, json};
@@ -35,6 +35,7 @@ pub struct Config {
     /// Whose keys may log in as the default user: `gh:NAME` of GitHub, `lp:NAME` of Launchpad.
     ssh_import_id: Each<KeyId>,
     /// The users, of whom each may have ids of its own.
+    #[serde(deserialize_with = "yaml::tolerant")]
     users: Option<Each<users::User>>,
 }
 
@@ -294,7 +295,7 @@ mod tests {
         ] {
             assert_eq!(KeyId::parse(text).is_some(), usable, "{text}");
         }
-        let (node, _) = kiln_schema::yaml::parse("user-data", "ssh_import_id: ['gl:x', 'gh:y']").unwrap();
+        let (node, _) = yaml::parse("user-data", "ssh_import_id: ['gl:x', 'gh:y']").unwrap();
         let checked = super::super::read_keys::<Config>(&node);
         assert_eq!(checked.diagnostics[0].path, "ssh_import_id[0]");
         assert_eq!(checked.value.unwrap().ssh_import_id.len(), 1);

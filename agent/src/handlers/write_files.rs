@@ -6,9 +6,7 @@
 
 use std::fmt;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use kiln_schema::diagnostic::{Diagnostic, nearest};
+use kiln_schema::diagnostic::{Diagnostic, Severity, nearest};
 use kiln_schema::paths;
 use kiln_schema::status::{Reason, Stage};
 use kiln_schema::yaml::{self, Each, Mode, Node};
@@ -239,7 +237,7 @@ fn read(item: &Node) -> Result<File, Failure> {
     let bad = |message: String| Failure::new(Reason::Config, message);
     let checked = yaml::read::<File>(item, "");
     let Some(file) = checked.value else {
-        let error = checked.diagnostics.last();
+        let error = checked.diagnostics.iter().rfind(|finding| finding.severity == Severity::Error);
         return Err(bad(error.map_or_else(String::new, |error| match error.path.as_str() {
             "" => error.message.clone(),
             path => format!("{path}: {}", error.message),
@@ -297,8 +295,8 @@ fn decode(file: &File) -> Result<Vec<u8>, String> {
 }
 
 fn base64(content: &[u8]) -> Result<Vec<u8>, String> {
-    let compact: Vec<u8> = content.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
-    STANDARD.decode(compact).map_err(|_| "the content is not whole base64; encode the file again".to_owned())
+    yaml::scalar::decode_binary(&String::from_utf8_lossy(content))
+        .ok_or_else(|| "the content is not whole base64; encode the file again".to_owned())
 }
 
 #[cfg(test)]

@@ -11,6 +11,10 @@ use super::{is_nothing, part, patch};
 impl Reader<'_> {
     pub(super) fn cloud_config(&mut self, source: &str, item: &Item<'_>) {
         let Some(mut node) = self.yaml(source, item).filter(|node| !node.is_null()) else { return };
+        if is_nothing(&node) {
+            let message = "the document has no keys, so nothing is configured; write some, or leave the part out";
+            return self.found(node.diagnostic(Severity::Warning, "", message));
+        }
         let kind = node.kind();
         let Value::Map(entries) = &mut node.value else {
             let message = format!("the document must be a mapping of keys, not {kind}");
@@ -52,8 +56,11 @@ impl Reader<'_> {
         if let Value::Map(entries) = &mut node.value {
             let named = |entry: &yaml::Entry| ["merge_how", "merge_type"].contains(&entry.key.as_str());
             for entry in entries.extract_if(.., |entry| named(entry)) {
-                match Mergers::of_node(&entry.value) {
-                    Ok(mergers) => found = Some(found.unwrap_or_default().or(mergers)),
+                match Mergers::of_node(&entry.value, &entry.key) {
+                    Ok((mergers, warnings)) => {
+                        found = Some(found.unwrap_or_default().or(mergers));
+                        self.data.diagnostics.extend(warnings);
+                    }
                     Err(why) => {
                         self.data.diagnostics.push(entry.value.diagnostic(Severity::Error, &entry.key, why));
                     }

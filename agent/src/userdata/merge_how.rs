@@ -3,6 +3,7 @@
 //! It is a text, `list(append)+dict(no_replace,recurse_list)+str()`, or a list of `{name, settings}`; it
 //! stands in the part itself (also as `merge_type`) or in its MIME header, and is for that part alone.
 
+use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::yaml::{self, Node, Scalar, Value};
 use serde::Deserialize;
 
@@ -28,11 +29,11 @@ pub struct Mergers {
 }
 
 impl Mergers {
-    /// Reads the form of a list, or of a text.
+    /// Reads the form of a list, or of a text; with what is worth a warning. `path` is its key.
     ///
     /// # Errors
     /// A sentence.
-    pub fn of_node(node: &Node) -> Result<Self, String> {
+    pub fn of_node(node: &Node, path: &str) -> Result<(Self, Vec<Diagnostic>), String> {
         #[derive(Deserialize)]
         struct Merger {
             name: String,
@@ -40,18 +41,19 @@ impl Mergers {
             settings: Vec<String>,
         }
         match &node.value {
-            Value::Scalar(text) => Self::of_text(&text.text),
+            Value::Scalar(text) => Ok((Self::of_text(&text.text)?, Vec::new())),
             _ => {
-                let checked = yaml::read::<Vec<Merger>>(node, "");
+                let checked = yaml::read_portable::<Vec<Merger>>(node, path);
                 let Some(list) = checked.value else {
-                    let why = checked.diagnostics.last().map_or_else(String::new, |d| d.message.clone());
+                    let error = checked.diagnostics.iter().rfind(|finding| finding.severity == Severity::Error);
+                    let why = error.map_or_else(String::new, |d| d.message.clone());
                     return Err(format!(
                         "it is a text such as `list(append)+dict()`, or a list of `name` and `settings`: {why}"
                     ));
                 };
                 let mut mergers = Mergers::default();
                 list.into_iter().try_for_each(|merger| mergers.add(&merger.name, merger.settings))?;
-                Ok(mergers)
+                Ok((mergers, checked.diagnostics))
             }
         }
     }
@@ -214,10 +216,16 @@ mod tests {
                 .unwrap()
                 .0;
         let text = Mergers::of_text("list(append)+dict(no_replace,recurse_list)").unwrap();
-        assert_eq!(Mergers::of_node(&node).unwrap(), text);
+        assert_eq!(Mergers::of_node(&node, "merge_how").unwrap(), (text, Vec::new()));
+        let odd = yaml::parse("t", "{name: list, settings: append, badkey: 1}").unwrap().0;
+        let (read, told) = Mergers::of_node(&odd, "merge_how").unwrap();
+        assert_eq!(read, Mergers::of_text("list(append)").unwrap());
+        let mut told: Vec<_> = told.iter().map(|finding| finding.path.as_str()).collect();
+        told.sort_unstable();
+        assert_eq!(told, ["merge_how", "merge_how.badkey", "merge_how.settings"]);
         assert!(Mergers::of_text("set(append)").unwrap_err().contains("it knows"));
         assert!(Mergers::of_text("list(append").unwrap_err().contains("not closed"));
         let wrong = yaml::parse("t", "[{settings: [append]}]").unwrap().0;
-        assert!(Mergers::of_node(&wrong).unwrap_err().contains("`name` is missing"));
+        assert!(Mergers::of_node(&wrong, "merge_how").unwrap_err().contains("`name` is missing"));
     }
 }

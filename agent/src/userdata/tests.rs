@@ -54,18 +54,15 @@ fn the_header_is_taken_in_any_dress() {
 
 #[test]
 fn nothing_is_nothing_and_not_an_error() {
-    for text in [
-        "",
-        "\n\n",
-        "\u{feff}",
-        "#cloud-config",
-        "#cloud-config\n# only a comment\n",
-        "#cloud-config-archive\n",
-        "#cloud-config-jsonp\n[]",
-        "#include\n",
-    ] {
+    for text in ["", "\n\n", "\u{feff}", "#cloud-config-archive\n", "#cloud-config-jsonp\n[]", "#include\n"] {
         let data = read(text);
         assert_eq!((config(&data), errors(&data)), ("{}".to_owned(), vec![]), "{text:?}");
+    }
+    for text in ["#cloud-config", "#cloud-config\n# only a comment\n", "#cloud-config\n~\n", "#cloud-config\n{}\n"] {
+        let data = read(text);
+        assert_eq!(config(&data), "{}", "{text:?}");
+        assert!(matches!(&data.diagnostics[..], [told] if told.message.starts_with("the document has no keys")));
+        assert_eq!(data.diagnostics[0].severity, Severity::Warning);
     }
 }
 

@@ -4,8 +4,9 @@ use std::fmt;
 
 use serde::de::{self, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor};
 
-use super::de::{Error, Path, Reader, tell};
+use super::de::{Error, Path, Reader, Tolerance};
 use super::node::{Entry, Node};
+use super::read::tell;
 use crate::diagnostic::{Severity, nearest};
 
 pub(super) struct Expecting<'a, V>(pub &'a V);
@@ -22,6 +23,8 @@ pub(super) struct Items<'de, 'p> {
     pub next: usize,
     /// The one item is the value itself, so its path has no index.
     pub lone: bool,
+    /// That of the items.
+    pub tolerance: Tolerance,
 }
 
 impl<'de> SeqAccess<'de> for Items<'de, '_> {
@@ -33,7 +36,7 @@ impl<'de> SeqAccess<'de> for Items<'de, '_> {
         };
         let path = if self.lone { *self.path } else { Path::Index(self.path, self.next) };
         self.next += 1;
-        let reader = Reader { node, path };
+        let reader = Reader { node, path, tolerance: self.tolerance };
         reader.at_here(seed.deserialize(reader)).map(Some)
     }
 }
@@ -64,6 +67,8 @@ pub(super) struct Fields<'de, 'p> {
     pub current: Option<&'de Entry>,
     /// The fields of a struct; a map takes any key.
     pub known: Option<&'static [&'static str]>,
+    /// That of the values.
+    pub tolerance: Tolerance,
 }
 
 impl<'de> MapAccess<'de> for Fields<'de, '_> {
@@ -85,6 +90,14 @@ impl<'de> MapAccess<'de> for Fields<'de, '_> {
             }
             // A key without a value is as good as absent: the field has its default.
             if self.known.is_some() && entry.value.is_null() {
+                // At the top such a key can say something: `ntp:` wants the defaults.
+                if self.tolerance == Tolerance::Nowhere && !matches!(self.path, Path::Start("")) {
+                    tell(&entry.place, Severity::Warning, || {
+                        let path = Path::Key(self.path, &entry.key).to_string();
+                        let message = "the key has no value, so it is as if it were not there";
+                        entry.place.diagnostic(Severity::Warning, &path, message)
+                    });
+                }
                 continue;
             }
             self.current = Some(entry);
@@ -104,7 +117,8 @@ impl<'de> MapAccess<'de> for Fields<'de, '_> {
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
         match self.current.take() {
             Some(entry) => {
-                let reader = Reader { node: &entry.value, path: Path::Key(self.path, &entry.key) };
+                let path = Path::Key(self.path, &entry.key);
+                let reader = Reader { node: &entry.value, path, tolerance: self.tolerance };
                 reader.at_here(seed.deserialize(reader))
             }
             None => Err(de::Error::custom("a value without its key")),

@@ -1,184 +1,28 @@
 //! Tree to type, through serde.
-//!
-//! What serde cannot carry goes beside it: a warning for a key that a type does not know, and the
-//! error of a list item that [`Each`](super::Each) leaves out. Both are kept in a thread-local list
-//! while [`read`] runs, because a `Deserialize` implementation has no other way to say two things.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
 use super::access::{Expecting, Fields, Items, One, Word};
-use super::node::{Entry, Node, Place, Scalar, Value};
+use super::node::{Entry, Node, Scalar, Value};
+use super::read::tell;
 use super::scalar;
 use crate::diagnostic::{Diagnostic, Severity, nearest};
 
 /// Name of the newtype by which a type asks for text or a list, whichever stands there.
 pub(super) const LIST_OF_WORDS: &str = "$kiln::list-of-words";
+/// Name of the struct by which a type asks for a mapping, a word or a list, whichever stands there.
+pub const STRUCT_OR_LIST: &str = "$kiln::struct-or-list";
+/// Name of the newtype of a value of which no other spelling is a mistake.
+const TOLERANT: &str = "$kiln::tolerant";
 /// Name of the newtype of a value that may fail alone.
 const ATTEMPT: &str = "$kiln::attempt";
-/// More findings of one severity in one part are not told one by one: nobody reads them.
-const MAX_FINDINGS: usize = 200;
-/// More errors of one type's own fields are not looked for.
-const MAX_ERRORS: usize = 50;
-
-thread_local! {
-    static FINDINGS: RefCell<Vec<Diagnostic>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Keeps a finding beside the value that is being read.
-pub(super) fn tell(place: &Place, severity: Severity, finding: impl FnOnce() -> Diagnostic) {
-    FINDINGS.with_borrow_mut(|findings| {
-        let so_far = findings.iter().filter(|finding| finding.severity == severity).count();
-        if so_far < MAX_FINDINGS {
-            findings.push(finding());
-        } else if so_far == MAX_FINDINGS {
-            findings.push(place.diagnostic(severity, "", "more of this kind follow from here and are not listed"));
-        }
-    });
-}
-
-/// A value as far as it could be read, and everything that is wrong with it.
-#[derive(Debug)]
-pub struct Checked<T> {
-    /// The value; none if an error stands at it rather than at an item of one of its lists.
-    pub value: Option<T>,
-    /// Errors and warnings, in the order of the document.
-    pub diagnostics: Vec<Diagnostic>,
-}
-
-/// Reads a part of a tree as a type.
-///
-/// `path` is the key under which the part stands, for the findings; empty at the root. Keys that the
-/// type does not know are warnings, with the nearest known key as the suggestion.
-pub fn read<T: DeserializeOwned>(node: &Node, path: &str) -> Checked<T> {
-    let (checked, is_whole) = read_good(node, path);
-    Checked { value: checked.value.filter(|_| is_whole), ..checked }
-}
-
-/// The same, but with a value also where something is wrong: its fields have their defaults there.
-///
-/// For what must be done as far as it can be understood, such as the network's configuration.
-pub fn read_rest<T: DeserializeOwned>(node: &Node, path: &str) -> Checked<T> {
-    read_good(node, path).0
-}
-
-/// What can be read, and whether that is all of it.
-fn read_good<T: DeserializeOwned>(node: &Node, path: &str) -> (Checked<T>, bool) {
-    let (result, mut diagnostics) = attempt(node, path);
-    let mut error = match result {
-        Ok(value) => return (Checked { value: Some(value), diagnostics }, true),
-        Err(error) => error.finding,
-    };
-    // A type stops at its first error. The others are found by reading again without what is wrong.
-    let mut rest = node.clone();
-    for _ in 0..MAX_ERRORS {
-        let pruned = prune(&mut rest, &error);
-        diagnostics.push(*error);
-        if !pruned {
-            break;
-        }
-        let (result, findings) = attempt::<T>(&rest, path);
-        for finding in findings {
-            if !diagnostics.contains(&finding) {
-                diagnostics.push(finding);
-            }
-        }
-        match result {
-            Ok(value) => return (Checked { value: Some(value), diagnostics }, false),
-            Err(next) if !diagnostics.iter().any(|told| is_same_place(told, &next.finding)) => error = next.finding,
-            Err(_) => break,
-        }
-    }
-    (Checked { value: None, diagnostics }, false)
-}
-
-/// One reading, with what was told beside it.
-fn attempt<T: DeserializeOwned>(node: &Node, path: &str) -> (Result<T, Error>, Vec<Diagnostic>) {
-    let outer = FINDINGS.take();
-    let reader = Reader { node, path: Path::Start(path) };
-    let result = reader.at_here(T::deserialize(reader));
-    (result, FINDINGS.replace(outer))
-}
-
-/// Takes out the value that an error is about, so that its field has its default. False if there is none.
-fn prune(node: &mut Node, error: &Diagnostic) -> bool {
-    if stands_at(&node.place, error) {
-        let something = !node.is_null();
-        // A list keeps its length, as paths count its items.
-        node.value = Value::Scalar(Scalar { text: String::new(), plain: true, tag: None });
-        return something;
-    }
-    let mut pruned = false;
-    match &mut node.value {
-        Value::Scalar(_) => {}
-        // An alias may have put the value in several places, so the search goes on after the first.
-        Value::List(items) => items.iter_mut().for_each(|item| pruned |= prune(item, error)),
-        Value::Map(entries) => {
-            let before = entries.len();
-            entries.retain(|entry| !stands_at(&entry.value.place, error));
-            pruned = entries.len() < before;
-            entries.iter_mut().for_each(|entry| pruned |= prune(&mut entry.value, error));
-        }
-    }
-    pruned
-}
-
-/// What is told of a place that was wrong already follows from the first error there.
-fn is_same_place(told: &Diagnostic, next: &Diagnostic) -> bool {
-    told.severity == next.severity && told.line == next.line && told.column == next.column
-}
-
-fn stands_at(place: &Place, error: &Diagnostic) -> bool {
-    Some(place.line) == error.line && Some(place.column) == error.column && place.source.name == error.source
-}
-
-/// The names of the fields of a struct: the keys that it reads.
-pub fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
-    /// What stops the reading. It says nothing: every boot stops once for each handler, and text costs.
-    #[derive(Debug)]
-    struct Stop;
-    impl fmt::Display for Stop {
-        fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-            f.write_str("only the names were wanted")
-        }
-    }
-    impl std::error::Error for Stop {}
-    impl de::Error for Stop {
-        fn custom<T: fmt::Display>(_: T) -> Self {
-            Stop
-        }
-    }
-    struct Names<'a>(&'a mut &'static [&'static str]);
-    impl<'de> Deserializer<'de> for Names<'_> {
-        type Error = Stop;
-
-        fn deserialize_struct<V: Visitor<'de>>(
-            self,
-            _: &'static str,
-            fields: &'static [&'static str],
-            _: V,
-        ) -> Result<V::Value, Self::Error> {
-            *self.0 = fields;
-            Err(Stop)
-        }
-
-        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
-            Err(Stop)
-        }
-
-        serde::forward_to_deserialize_any! {
-            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
-            unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
-        }
-    }
-    let mut names: &'static [&'static str] = &[];
-    let _ = T::deserialize(Names(&mut names));
-    names
-}
-
+/// What is told of text where true or false is expected.
+pub const QUOTED: &str = "text that is taken for true or false; take the quotes away";
+/// What is told of one value where a list is expected.
+pub const LONE: &str = "a list is expected here; the value is taken for its only item";
 /// A value that may fail alone: its error is told and the value left out.
 pub(super) struct Attempt<T>(pub Option<T>);
 
@@ -204,6 +48,29 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Attempt<T> {
         }
         deserializer.deserialize_newtype_struct(ATTEMPT, Guarded(PhantomData))
     }
+}
+
+/// Reads a value whose type has several spellings by right: one value for a list of one, or a boolean or a
+/// number for text. [`read_portable`](super::read_portable) does not warn of them here, and of those within as elsewhere.
+///
+/// It is for `deserialize_with`, and for the `Deserialize` of a type that reads a word.
+///
+/// # Errors
+/// Those of the type.
+pub fn tolerant<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct Inner<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Inner<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("a value")
+        }
+
+        fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
+            T::deserialize(deserializer)
+        }
+    }
+    deserializer.deserialize_newtype_struct(TOLERANT, Inner(PhantomData))
 }
 
 /// An error, with its place once it has passed the value that it is about.
@@ -274,6 +141,29 @@ impl fmt::Display for Path<'_> {
 pub(super) struct Reader<'de, 'p> {
     pub(super) node: &'de Node,
     pub(super) path: Path<'p>,
+    pub(super) tolerance: Tolerance,
+}
+
+/// Where spellings that other readers refuse are no mistakes.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Tolerance {
+    Nowhere,
+    /// At this value, and not at those within it: see [`tolerant`].
+    Here,
+    Everywhere,
+}
+
+impl Tolerance {
+    /// What holds for the values within.
+    pub(super) fn within(self) -> Self {
+        if self == Tolerance::Everywhere { self } else { Tolerance::Nowhere }
+    }
+}
+
+impl<'de> Reader<'de, '_> {
+    fn fields<'a>(&'a self, entries: &'de [Entry], known: Option<&'static [&'static str]>) -> Fields<'de, 'a> {
+        Fields { entries, path: &self.path, current: None, known, tolerance: self.tolerance.within() }
+    }
 }
 
 impl Reader<'_, '_> {
@@ -303,11 +193,38 @@ impl Reader<'_, '_> {
         })
     }
 
+    fn tolerant(self) -> Self {
+        let tolerance = if self.tolerance == Tolerance::Nowhere { Tolerance::Here } else { self.tolerance };
+        Reader { tolerance, ..self }
+    }
+
+    /// Tells of a value that is taken for what its type expects.
+    fn warn(&self, message: &str) {
+        if self.tolerance == Tolerance::Nowhere {
+            let place = &self.node.place;
+            tell(place, Severity::Warning, || place.diagnostic(Severity::Warning, &self.path.to_string(), message));
+        }
+    }
+
+    /// Tells of a number or a boolean that is taken for text.
+    fn warn_of_no_text(&self, scalar: &Scalar) {
+        if scalar.plain && scalar.tag.is_none() && self.tolerance == Tolerance::Nowhere {
+            match self.node.kind() {
+                "a number" => self.warn("a number that is taken for text as it is spelled; put it in quotes"),
+                "a boolean" => self.warn("a boolean that is taken for text as it is spelled; put it in quotes"),
+                _ => {}
+            }
+        }
+    }
+
     fn integer<T: TryFrom<i128>>(&self) -> Result<T, Error> {
         let Value::Scalar(scalar) = &self.node.value else {
             return Err(self.expected("a whole number"));
         };
         let number = scalar::integer(&scalar.text).ok_or_else(|| self.expected("a whole number"))?;
+        if !scalar.plain && scalar.tag.is_none() {
+            self.warn("text that is taken for a number; take the quotes away");
+        }
         T::try_from(number).map_err(|_| self.error("the number is too large or too small here"))
     }
 }
@@ -345,7 +262,12 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
             Value::Scalar(scalar) => match scalar::boolean(&scalar.text) {
-                Some(truth) => self.at_here(visitor.visit_bool(truth)),
+                Some(truth) => {
+                    if !scalar.plain && scalar.tag.is_none() {
+                        self.warn(QUOTED);
+                    }
+                    self.at_here(visitor.visit_bool(truth))
+                }
                 None => Err(self.expected("true or false")),
             },
             _ => Err(self.expected("true or false")),
@@ -385,8 +307,14 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
-            Value::Scalar(scalar) if !scalar.is_null() => self.at_here(visitor.visit_string(scalar::text(scalar))),
-            Value::Scalar(_) => self.at_here(visitor.visit_string(String::new())),
+            Value::Scalar(scalar) if !scalar.is_null() => {
+                self.warn_of_no_text(scalar);
+                self.at_here(visitor.visit_string(scalar::text(scalar)))
+            }
+            Value::Scalar(_) => {
+                self.warn("nothing, which is taken for empty text; write the text, or take the line away");
+                self.at_here(visitor.visit_string(String::new()))
+            }
             _ => Err(self.expected("text")),
         }
     }
@@ -398,6 +326,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
     fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
             Value::Scalar(scalar) => {
+                self.warn_of_no_text(scalar);
                 let binary = scalar.tag.as_deref() == Some("binary");
                 let decoded = if binary { scalar::decode_binary(&scalar.text) } else { None };
                 self.at_here(visitor.visit_byte_buf(decoded.unwrap_or_else(|| scalar.text.clone().into_bytes())))
@@ -422,6 +351,9 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         if name == ATTEMPT {
             return visitor.visit_seq(One(Some(self)));
         }
+        if name == TOLERANT {
+            return self.at_here(visitor.visit_newtype_struct(self.tolerant()));
+        }
         if name != LIST_OF_WORDS {
             return self.at_here(visitor.visit_newtype_struct(self));
         }
@@ -444,7 +376,11 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
             _ => std::slice::from_ref(self.node),
         };
         let lone = !matches!(self.node.value, Value::List(_));
-        self.at_here(visitor.visit_seq(Items { items, path: &self.path, next: 0, lone }))
+        if lone && !items.is_empty() {
+            self.warn(LONE);
+        }
+        let tolerance = self.tolerance.within();
+        self.at_here(visitor.visit_seq(Items { items, path: &self.path, next: 0, lone, tolerance }))
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Error> {
@@ -462,19 +398,15 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
-            Value::Map(entries) => {
-                self.at_here(visitor.visit_map(Fields { entries, path: &self.path, current: None, known: None }))
-            }
-            _ if self.node.is_null() => {
-                self.at_here(visitor.visit_map(Fields { entries: &[], path: &self.path, current: None, known: None }))
-            }
+            Value::Map(entries) => self.at_here(visitor.visit_map(self.fields(entries, None))),
+            _ if self.node.is_null() => self.at_here(visitor.visit_map(self.fields(&[], None))),
             _ => Err(self.expected("a mapping")),
         }
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
@@ -485,12 +417,19 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
             Value::Scalar(scalar) => {
                 return match visitor.visit_string::<Error>(scalar::text(scalar)) {
                     Err(error) if error.is_mismatch => Err(self.expected("a mapping")),
-                    read => self.at_here(read),
+                    read => {
+                        self.warn_of_no_text(scalar);
+                        self.at_here(read)
+                    }
                 };
+            }
+            Value::List(items) if name == STRUCT_OR_LIST => {
+                let items = Items { items, path: &self.path, next: 0, lone: false, tolerance: self.tolerance.within() };
+                return self.at_here(visitor.visit_seq(items));
             }
             Value::List(_) => return Err(self.expected("a mapping")),
         };
-        self.at_here(visitor.visit_map(Fields { entries, path: &self.path, current: None, known: Some(fields) }))
+        self.at_here(visitor.visit_map(self.fields(entries, Some(fields))))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -505,8 +444,9 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         }
     }
 
+    /// A word of a vocabulary may be `off`.
     fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.deserialize_string(visitor)
+        self.tolerant().deserialize_string(visitor)
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {

@@ -7,13 +7,14 @@
 //! - `node`: the tree.
 //! - `parse`: text to tree: anchors, merge keys, duplicate keys, limits.
 //! - `scalar`: what a spelling means to each type. The whole tolerance is in that file.
-//! - `de`: tree to type, through serde; `access`: what it walks through.
-//! - `types`: field types for user-data: [`Mode`], [`Each`], [`Named`], [`Argv`].
+//! - `read`: tree to type, with what is told of it; `de`: how, through serde; `access`: what it walks through.
+//! - `types`: field types for user-data: [`Mode`], [`Each`], [`Named`], [`Argv`], [`Spelled`].
 
 mod access;
 mod de;
 mod node;
 mod parse;
+mod read;
 pub mod scalar;
 mod types;
 
@@ -22,7 +23,8 @@ mod documents;
 #[cfg(test)]
 mod tests;
 
-pub use de::{Checked, fields_of, read, read_rest};
+pub use de::{LONE, QUOTED, STRUCT_OR_LIST, tolerant};
 pub use node::{Entry, Node, Place, Scalar, Source, Value};
 pub use parse::parse;
-pub use types::{Argv, Each, Mode, Named};
+pub use read::{Checked, fields_of, read, read_portable, read_rest};
+pub use types::{Argv, Each, Mode, Named, Spelled};

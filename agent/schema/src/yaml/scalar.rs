@@ -94,10 +94,36 @@ pub fn text(scalar: &Scalar) -> String {
     }
 }
 
-/// The bytes of a `!!binary` scalar.
+/// The bytes of base64, as readers in Python take it: characters of another alphabet are left out, and
+/// what follows the padding is no more read. None where nothing of it is base64, or it is cut off.
 pub fn decode_binary(text: &str) -> Option<Vec<u8>> {
-    let compact: String = text.split_whitespace().collect();
-    base64::engine::general_purpose::STANDARD.decode(compact).ok()
+    use base64::alphabet::STANDARD;
+    use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+    const LENIENT: GeneralPurpose = GeneralPurpose::new(
+        &STANDARD,
+        GeneralPurposeConfig::new()
+            .with_decode_allow_trailing_bits(true)
+            .with_decode_padding_mode(DecodePaddingMode::RequireNone),
+    );
+    let mut digits: Vec<u8> = Vec::with_capacity(text.len());
+    let mut padding = 0;
+    for byte in text.bytes() {
+        match byte {
+            b'=' => {
+                padding += 1;
+                if digits.len() % 4 >= 2 && digits.len() % 4 + padding >= 4 {
+                    return LENIENT.decode(&digits).ok();
+                }
+            }
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' => {
+                digits.push(byte);
+                padding = 0;
+            }
+            _ => {}
+        }
+    }
+    let whole = digits.len().is_multiple_of(4) && (!digits.is_empty() || text.trim().is_empty());
+    whole.then(|| LENIENT.decode(&digits).ok()).flatten()
 }
 
 /// Whether a standard tag fits what it stands before.

@@ -9,7 +9,7 @@ use std::ops::Deref;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::de::{Attempt, LIST_OF_WORDS};
+use super::de::{Attempt, LIST_OF_WORDS, tolerant};
 use super::scalar;
 
 /// Permission bits of a file, read as octal from the spelling: `0644`, `'0644'` and `644` are one mode.
@@ -32,6 +32,19 @@ impl JsonSchema for Mode {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({"description": "Octal permission bits", "type": ["string", "integer"], "pattern": "^(0o)?[0-7]{1,5}$"})
+    }
+}
+
+/// Text, or a number or a boolean as it is spelled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spelled(
+    /// The spelling.
+    pub String,
+);
+
+impl<'de> Deserialize<'de> for Spelled {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        tolerant(deserializer).map(Spelled)
     }
 }
 
@@ -169,8 +182,8 @@ impl<'de> Deserialize<'de> for Argv {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Argv, A::Error> {
                 let mut words = Vec::new();
-                while let Some(word) = seq.next_element::<Option<String>>()? {
-                    words.extend(word);
+                while let Some(word) = seq.next_element::<Option<Spelled>>()? {
+                    words.extend(word.map(|word| word.0));
                 }
                 if words.is_empty() { Err(de::Error::custom("an empty command")) } else { Ok(Argv::Words(words)) }
             }

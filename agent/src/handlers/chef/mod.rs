@@ -62,9 +62,6 @@ impl Handler for Chef {
         let attributes = attributes
             .filter(|node| !matches!(node.value, yaml::Value::Map(_)))
             .map(|node| node.diagnostic(Severity::Warning, "chef.initial_attributes", "a mapping is expected here"));
-        let lists = ["directories", "run_list"].into_iter().filter_map(|key| {
-            check::list(chef, key).map(|finding| Diagnostic { path: format!("chef.{key}"), ..finding })
-        });
         let tell = |key: &str, words: &[&str]| {
             let path = format!("chef.{key}");
             let findings = check::words(chef, key, words);
@@ -72,7 +69,7 @@ impl Handler for Chef {
         };
         let mut told = [tell("install_type", TYPES), tell("chef_license", LICENCES)].concat();
         told.extend(not_text(chef, "chef", is_text));
-        told.extend(lists.chain(attributes));
+        told.extend(attributes);
         told
     }
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::super::edit::{Pairs, must, text_or_empty};
-use super::super::{Failure, Frequency, Handled, Handler, check, items};
+use super::super::{Failure, Frequency, Handled, Handler, items};
 use super::fstab::{self, Line};
 use super::swap::{self, Swap};
 use super::{Pass, block, config, names, place, read};
@@ -62,7 +62,7 @@ impl Handler for Mounts {
             finding(node, "mount_default_fields", "six fields are expected here; those of the agent are used")
         });
         let swap = config.get("swap").map(swap::check).unwrap_or_default();
-        check::list(config, "mounts").into_iter().chain(rows).chain(defaults).chain(swap).collect()
+        rows.chain(defaults).chain(swap).collect()
     }
 
     fn run(config: &Config, context: &mut Context) -> Handled {

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::status::{PlannedShutdown, Reason, Stage};
+use kiln_schema::yaml::{Node, Value};
 use serde_json::{Map, Value as Json, json};
 
 use self::config::{Config, Wanted};
 use self::manager::Manager;
-use super::{Failure, Frequency, Handled, Handler, Outcome, reason_of};
+use super::{Failure, Frequency, Handled, Handler, Outcome, items, reason_of};
 use crate::context::Context;
 use crate::system::{Command, now};
 
@@ -35,6 +37,15 @@ impl Handler for Install {
     const FREQUENCY: Frequency = Frequency::Instance;
     const TIMEOUT: Duration = Duration::from_secs(1800);
     type Config = Config;
+
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let alone = |node: &Node| matches!(&node.value, Value::List(words) if words.len() == 1);
+        let message = "a list here is [name, version]; the only word is taken for a name: write it without brackets";
+        let entries = items(config, "packages").iter().enumerate().filter(|(_, node)| alone(node));
+        let told =
+            entries.map(|(index, node)| node.diagnostic(Severity::Warning, &format!("packages[{index}]"), message));
+        told.collect()
+    }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
         let context = &*context;

@@ -168,8 +168,12 @@ fn entries_are_read_in_every_form_with_versions_as_spelled() {
     assert_eq!(read("packages: a").0, ["a"]);
     let (words, diagnostics) = read("packages: [a, [b, 1, 2], {apt: [[]]}, d]");
     assert_eq!(words, ["a", "d"]);
-    assert!(diagnostics[0].message.contains("a list here is [name, version]"), "{diagnostics:?}");
-    assert_eq!(diagnostics[0].path, "packages[1]");
+    let error = diagnostics.iter().find(|finding| finding.severity == Severity::Error).unwrap();
+    assert!(error.message.contains("a list here is [name, version]"), "{diagnostics:?}");
+    assert_eq!(error.path, "packages[1]");
+    let node = kiln_schema::yaml::parse("doc", "packages: [a, [b], [c, '1']]").unwrap().0;
+    let told: Vec<String> = Install::check(&node).iter().map(|finding| finding.path.clone()).collect();
+    assert_eq!(told, ["packages[1]"]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kiln_schema::duration;
 use kiln_schema::status::Reason;
-use kiln_schema::yaml::Each;
+use kiln_schema::yaml::{self, Each};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
@@ -50,6 +50,7 @@ pub struct Settings {
     /// cloud-init's name for `run_on_boot`.
     exec: Option<bool>,
     /// Arguments in place of the agent's own `--onetime --no-daemonize …`, or more of them for `mode: apply`.
+    #[serde(deserialize_with = "yaml::tolerant")]
     pub exec_args: Each<String>,
     /// Enable and start puppet's daemon after the run; without the key it is left as the image has it.
     pub start_service: Option<bool>,
@@ -150,7 +151,7 @@ pub struct Span(#[schemars(with = "String")] Duration);
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+        let text: String = yaml::tolerant(deserializer)?;
         let seconds = text.parse::<u32>().map(|seconds| Duration::from_secs(seconds.into()));
         seconds.or_else(|_| duration::parse(&text)).map(Span).map_err(de::Error::custom)
     }

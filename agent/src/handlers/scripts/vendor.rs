@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kiln_schema::status::Stage;
-use kiln_schema::yaml::Argv;
+use kiln_schema::yaml::{self, Argv};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -29,6 +29,7 @@ pub struct Config {
 #[serde(default)]
 pub struct VendorData {
     /// Whether it is used at all; it is unless this says no.
+    #[serde(deserialize_with = "yaml::tolerant")]
     #[allow(dead_code, reason = "the reader of the documents heeds it; here it is checked and documented")]
     enabled: bool,
     /// A program, and its arguments, that each script of the vendor is given to: text, or a list of words.

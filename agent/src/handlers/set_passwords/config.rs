@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use kiln_schema::yaml::{Each, scalar};
+use kiln_schema::yaml::{self, Each, scalar};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer};
 
@@ -28,6 +28,7 @@ pub struct Passwords {
     /// The users with their passwords.
     pub users: Each<Entry>,
     /// An older spelling: lines `user:password`. `R` or `RANDOM` is a random password.
+    #[serde(deserialize_with = "yaml::tolerant")]
     pub list: Each<String>,
 }
 
@@ -70,7 +71,7 @@ pub struct PasswordLogin(pub Option<bool>);
 
 impl<'de> Deserialize<'de> for PasswordLogin {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let word = String::deserialize(deserializer)?;
+        let word: String = yaml::tolerant(deserializer)?;
         match scalar::boolean(&word) {
             Some(wanted) => Ok(PasswordLogin(Some(wanted))),
             None if word.is_empty() || word.eq_ignore_ascii_case("unchanged") => Ok(PasswordLogin(None)),
@@ -191,7 +192,7 @@ mod tests {
     use crate::handlers::read_keys;
 
     fn read(user_data: &str) -> (Option<Config>, Vec<String>) {
-        let (node, _) = kiln_schema::yaml::parse("user-data", user_data).unwrap();
+        let (node, _) = yaml::parse("user-data", user_data).unwrap();
         let checked = read_keys::<Config>(&node);
         (checked.value, checked.diagnostics.iter().map(|d| format!("{}: {}", d.path, d.message)).collect())
     }
@@ -214,7 +215,8 @@ mod tests {
             "{password: 12:30:45, chpasswd: {users: [{name: a, password: 0644, type: text}], list: \"b:R\\n c:1:2 \\n\"}}",
         );
         let config = config.unwrap();
-        assert!(messages.is_empty(), "{messages:?}");
+        let number = "a number that is taken for text as it is spelled; put it in quotes";
+        assert_eq!(messages, [format!("chpasswd.users[0].password: {number}")]);
         assert_eq!(config.password.as_deref(), Some("12:30:45"));
         assert!(matches!(config.chpasswd.users[0].secret(), Ok(Secret::Text(text)) if text == "0644"));
         let lines: Vec<_> = lines(&config.chpasswd.list).map(|(place, line)| (place, line.unwrap())).collect();

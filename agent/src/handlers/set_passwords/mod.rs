@@ -7,13 +7,15 @@ mod config;
 mod random;
 mod sshd;
 
+use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::status::{Reason, Stage};
+use kiln_schema::yaml::Node;
 use serde_json::{Value as Json, json};
 
 pub use config::{Config, one_line, stored_form};
 use config::{Secret, Unusable, by_its_look, lines};
 
-use super::{Failure, Frequency, Handled, Handler, Outcome, ssh_host_keys, users};
+use super::{Failure, Frequency, Handled, Handler, Outcome, items, ssh_host_keys, users};
 use crate::context::Context;
 use crate::system::RunError;
 
@@ -44,6 +46,20 @@ impl Handler for SetPasswords {
     const STAGE: Stage = Stage::Init;
     const FREQUENCY: Frequency = Frequency::Instance;
     type Config = Config;
+
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let users = config.get("chpasswd").map_or(&[][..], |keys| items(keys, "users"));
+        let told = users.iter().enumerate().filter_map(|(index, user)| {
+            let random = user.get("type").is_some_and(|kind| kind.to_json() == "RANDOM");
+            let message = match (random, user.get("password").filter(|password| !password.is_null())) {
+                (true, Some(_)) => "`type: RANDOM` makes a password, so the one given here is not used; leave one out",
+                (false, None) => "no password is given; for one that is made here say `type: RANDOM`",
+                _ => return None,
+            };
+            Some(user.diagnostic(Severity::Warning, &format!("chpasswd.users[{index}]"), message))
+        });
+        told.collect()
+    }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
         let context = &*context;

@@ -6,9 +6,9 @@ use std::fmt;
 use kiln_schema::yaml::{self, Each, scalar};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::keys::{Date, Days, Groups, Password, Redirect, Unsupported, split, words};
+use super::keys::{Date, Days, Groups, Password, Redirect, Unsupported, names, rules, split, words};
 use crate::handlers::ssh_import_id::KeyId;
 use crate::system::System;
 
@@ -18,8 +18,10 @@ use crate::system::System;
 pub struct Config {
     /// The users: each a name, a mapping, or `default`. Without this key there is the default user
     /// alone; with an empty list there is none.
+    #[serde(deserialize_with = "yaml::tolerant")]
     pub users: Option<Each<User>>,
     /// Groups to make: each a name, or a name with its members.
+    #[serde(deserialize_with = "yaml::tolerant")]
     pub groups: Each<Groups>,
     /// What `default` means on this image, where it differs from what the distribution has.
     pub default_user: UserKeys,
@@ -41,6 +43,7 @@ pub struct UserKeys {
     #[serde(alias = "primary-group")]
     pub primary_group: Option<String>,
     /// Further groups: a list, or a text with commas. Those that lack are made.
+    #[serde(deserialize_with = "names")]
     #[schemars(schema_with = "words")]
     pub groups: Option<Vec<String>>,
     /// Do not make groups that lack, if false.
@@ -49,6 +52,7 @@ pub struct UserKeys {
     /// Login shell.
     pub shell: Option<String>,
     /// User id.
+    #[serde(deserialize_with = "yaml::tolerant")]
     pub uid: Option<u32>,
     /// A system account: a low id and no home folder.
     pub system: bool,
@@ -65,6 +69,7 @@ pub struct UserKeys {
     #[serde(alias = "lock-passwd")]
     pub lock_passwd: Option<bool>,
     /// Sudo rules without the name, such as `ALL=(ALL) NOPASSWD:ALL`; false takes those of this agent away.
+    #[serde(deserialize_with = "rules")]
     #[schemars(schema_with = "words")]
     pub sudo: Option<Vec<String>>,
     /// Public keys that may log in as this user.
@@ -117,12 +122,28 @@ impl<'de> Deserialize<'de> for User {
                 Ok(User(UserKeys { name: name.to_owned(), ..UserKeys::default() }))
             }
 
+            /// Names in a list of their own are several users.
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<User, A::Error> {
+                let mut names = Vec::new();
+                while let Some(name) = seq.next_element::<String>()? {
+                    names.push(name);
+                }
+                self.visit_str(&names.join(","))
+            }
+
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<User, A::Error> {
                 let keys = <UserKeys as Deserialize>::deserialize(MapAccessDeserializer::new(map))?;
                 if keys.name.trim().is_empty() { Err(de::Error::missing_field("name")) } else { Ok(User(keys)) }
             }
         }
-        deserializer.deserialize_struct("User", yaml::fields_of::<UserKeys>(), NameOrKeys)
+        deserializer.deserialize_struct(yaml::STRUCT_OR_LIST, yaml::fields_of::<UserKeys>(), NameOrKeys)
+    }
+}
+
+impl User {
+    /// Whether `default` is its name, or one of its names.
+    fn is_default(&self) -> bool {
+        split(&self.0.name).any(|name| name == "default")
     }
 }
 
@@ -203,7 +224,7 @@ impl Config {
 
     /// The name of the default user, if there is to be one.
     pub fn default_name(&self, system: &System) -> Option<String> {
-        let listed = self.users.as_ref().is_none_or(|users| users.iter().any(|user| user.0.name.trim() == "default"));
+        let listed = self.users.as_ref().is_none_or(|users| users.iter().any(User::is_default));
         (listed || self.user.is_some()).then(|| self.default_user(system).name)
     }
 
@@ -213,7 +234,7 @@ impl Config {
     pub fn all_users(&self, system: &System) -> Vec<UserKeys> {
         let default = User(UserKeys { name: "default".to_owned(), ..UserKeys::default() });
         let mut listed: Vec<User> = self.users.as_ref().map_or_else(|| vec![default.clone()], |users| users.0.clone());
-        if self.user.is_some() && !listed.iter().any(|user| user.0.name.trim() == "default") {
+        if self.user.is_some() && !listed.iter().any(User::is_default) {
             listed.push(default);
         }
         let each = listed.iter().flat_map(|User(keys)| split(&keys.name).map(|name| UserKeys { name, ..keys.clone() }));
@@ -283,6 +304,8 @@ mod tests {
             ("default_user: {name: ops}", vec!["ops"], Some("ops")),
             ("{user: ops, users: [bob]}", vec!["bob", "ops"], Some("ops")),
             ("users: [007]", vec!["007"], None),
+            ("users: [default, [aaa, bbb]]", vec!["aaa", "bbb", "admin"], Some("admin")),
+            ("users: [[aaa, default]]", vec!["aaa", "admin"], Some("admin")),
         ] {
             let users = users.into_iter().map(str::to_owned).collect::<Vec<_>>();
             assert_eq!(names(user_data), (users, default.map(str::to_owned)), "{user_data}");
@@ -341,13 +364,36 @@ mod tests {
     #[test]
     fn what_this_version_does_not_do_is_named_and_no_secret_is_shown() {
         let user_data =
-            "users: [{name: a, passwd: s3cret, plain-text-passwd: 12345, snapuser: me@example.org, inactive: false}]";
+            "users: [{name: a, passwd: s3cret, plain-text-passwd: 12345, snapuser: me@example.org, inactive: '5'}]";
         let (config, messages, system, _tree) = read(user_data);
-        assert!(messages.is_empty(), "{messages:?}");
+        let number = "a number that is taken for text as it is spelled; put it in quotes";
+        assert_eq!(messages, [format!("users[0].plain-text-passwd: {number}")]);
         let user = config.all_users(&system).remove(0);
         assert_eq!(user.unsupported(), ["snapuser"]);
         let text = format!("{user:?}");
         assert!(!text.contains("s3cret") && !text.contains("12345"), "{text}");
+    }
+
+    #[test]
+    fn a_users_groups_are_read_in_every_form() {
+        for (groups, expected) in [
+            ("'a, b'", vec!["a", "b"]),
+            ("[a, 'b, c', 12]", vec!["a", "b", "c", "12"]),
+            ("{adm: ~, sudo: []}", vec!["adm", "sudo"]),
+            ("12", vec!["12"]),
+        ] {
+            let (config, _, system, _tree) = read(&format!("users: [{{name: x, groups: {groups}}}]"));
+            assert_eq!(config.all_users(&system)[0].group_names(), expected, "{groups}");
+        }
+        for (users, message) in [
+            ("[{name: x, groups: yes}, y]", "users[0].groups: expected names of groups"),
+            ("[{name: x, groups: [[a]]}, y]", "users[0].groups[0]: expected text, found a list"),
+            ("[[[a]], y]", "users[0][0]: expected text, found a list"),
+        ] {
+            let (config, messages, system, _tree) = read(&format!("users: {users}"));
+            assert!(messages[0].starts_with(message), "{messages:?}");
+            assert_eq!(config.all_users(&system)[0].name, "y");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use kiln_schema::yaml::scalar;
+use kiln_schema::yaml::{self, Spelled, scalar};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
@@ -46,7 +46,7 @@ pub struct Redirect(pub bool);
 
 impl<'de> Deserialize<'de> for Redirect {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let word = String::deserialize(deserializer)?;
+        let word: String = yaml::tolerant(deserializer)?;
         match scalar::boolean(&word) {
             Some(wanted) => Ok(Redirect(wanted)),
             None if word == "default" => Ok(Redirect(true)),
@@ -179,6 +179,15 @@ impl JsonSchema for Unsupported {
     }
 }
 
+/// The members of a group: a list, or text with commas.
+struct Members(Vec<String>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        yaml::tolerant(deserializer).map(Members)
+    }
+}
+
 /// Groups with their members; an item of a list may hold several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Groups(pub Vec<(String, Vec<String>)>);
@@ -203,8 +212,8 @@ impl<'de> Deserialize<'de> for Groups {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Groups, A::Error> {
                 let mut groups = Vec::new();
-                while let Some((name, members)) = map.next_entry::<String, Vec<String>>()? {
-                    groups.push((name, members.iter().flat_map(|names| split(names)).collect()));
+                while let Some((name, members)) = map.next_entry::<String, Members>()? {
+                    groups.push((name, members.0.iter().flat_map(|names| split(names)).collect()));
                 }
                 Ok(Groups(groups))
             }
@@ -222,6 +231,55 @@ impl JsonSchema for Groups {
         json_schema!({"description": "A name, or a name with its members", "type": ["string", "object"],
             "additionalProperties": {"type": ["array", "string", "null"], "items": {"type": "string"}}})
     }
+}
+
+/// Sudo rules: a text, a list, or false.
+///
+/// # Errors
+/// That it is none of these.
+pub fn rules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    let rules: Option<Vec<Spelled>> = yaml::tolerant(deserializer)?;
+    Ok(rules.map(|rules| rules.into_iter().map(|rule| rule.0).collect()))
+}
+
+/// Names of groups: a text with commas, a list, or the keys of a mapping.
+///
+/// # Errors
+/// That it is none of these.
+pub fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    struct Names;
+    impl<'de> Visitor<'de> for Names {
+        type Value = Option<Vec<String>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("names of groups (text with commas, or a list)")
+        }
+
+        fn visit_str<E: de::Error>(self, names: &str) -> Result<Self::Value, E> {
+            Ok(Some(vec![names.to_owned()]))
+        }
+
+        fn visit_u64<E: de::Error>(self, name: u64) -> Result<Self::Value, E> {
+            self.visit_str(&name.to_string())
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut names = Vec::new();
+            while let Some(name) = seq.next_element::<String>()? {
+                names.push(name);
+            }
+            Ok(Some(names))
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut names = Vec::new();
+            while let Some((name, _)) = map.next_entry::<String, de::IgnoredAny>()? {
+                names.push(name);
+            }
+            Ok(Some(names))
+        }
+    }
+    deserializer.deserialize_any(Names)
 }
 
 /// A list, or what stands for a list of one: text, and false for no sudo rules.

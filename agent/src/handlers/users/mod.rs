@@ -18,7 +18,7 @@ use super::ssh_import_id::KeyId;
 use super::{Failure, Frequency, Handled, Handler, Outcome, read_keys};
 use crate::authorized_keys;
 use crate::context::Context;
-use crate::system::{Command, RunError};
+use crate::system::{Account, Command, RunError};
 
 /// Makes the users of the user-data and the image's default user.
 pub struct Users;
@@ -117,7 +117,8 @@ fn make(user: &UserKeys, existed: bool, default: Option<&str>, context: &Context
         check_name(&user.name)?;
         let groups = user.group_names();
         if user.create_groups.unwrap_or(true) {
-            for group in user.primary_group.iter().chain(&groups) {
+            // In cloud-init's order, in which the groups get their ids.
+            for group in groups.iter().chain(&user.primary_group) {
                 make_group(group, context)?;
             }
         }
@@ -140,10 +141,13 @@ fn make(user: &UserKeys, existed: bool, default: Option<&str>, context: &Context
         }
         if user.ssh_redirect_user.0 {
             failures.extend(redirect(user, default, context).err());
-        } else if let Some(lines) = &user.ssh_authorized_keys {
+        } else {
+            let lines = user.ssh_authorized_keys.as_deref().unwrap_or_default();
             let (keys, problems) = authorized_keys::parse(lines, |index| format!("ssh_authorized_keys[{index}]"));
             failures.extend(problems);
-            if let (Some(account), false) = (context.system.account(&user.name), keys.is_empty()) {
+            if let Some(account) = context.system.account(&user.name)
+                && (!keys.is_empty() || gets_an_empty_file(&account, default, context))
+            {
                 failures.extend(authorized_keys::install(&context.system, &account, &keys, None).err());
             }
         }
@@ -152,6 +156,16 @@ fn make(user: &UserKeys, existed: bool, default: Option<&str>, context: &Context
     let stopped = steps().err();
     failures.extend(stopped);
     failures.into_iter().map(|failure| prefixed(&whose, failure)).collect()
+}
+
+/// Whether a user without keys gets a file for them, as whoever adds keys later finds it with cloud-init:
+/// with a home folder, unless the default user is about to get the instance's keys.
+fn gets_an_empty_file(account: &Account, default: Option<&str>, context: &Context) -> bool {
+    let gets_keys = default == Some(&account.name) && !context.instance.public_keys.is_empty();
+    let system = &context.system;
+    !gets_keys
+        && system.metadata(&account.home).is_ok_and(|home| home.is_dir())
+        && !system.is_there(authorized_keys::file_of(system, account))
 }
 
 /// Refuses logins as a user with the instance's keys, and tells the name of the default user.
@@ -400,6 +414,39 @@ mod tests {
                 (other, _) => panic!("{user_data}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_user_without_keys_gets_the_empty_file_where_there_is_a_home_and_no_file_is_emptied() {
+        use std::os::unix::fs::PermissionsExt;
+        let tree = tempfile::tempdir().unwrap();
+        let user_data = "users: [bob, {name: homeless, no_create_home: true}, {name: daemonic, system: true}, default]";
+        let Some(mut context) = machine(tree.path(), TOOLS, user_data) else { return };
+        std::sync::Arc::make_mut(&mut context.instance).public_keys.push(ED25519.to_owned());
+        let system = context.system.clone();
+        context.run_handler::<Users>().unwrap();
+        let file = "/home/bob/.ssh/authorized_keys";
+        assert_eq!(system.read_text(file).unwrap(), "");
+        assert_eq!(system.metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(system.metadata(file).unwrap().uid(), system.account("bob").unwrap().uid);
+        assert!(!system.is_there("/home/homeless") && !system.is_there("/home/daemonic"));
+        assert!(!system.is_there("/home/admin/.ssh"), "the default user gets the instance's keys, by another handler");
+        system.write(file, format!("{ED25519}\n"), crate::system::FileOptions::default()).unwrap();
+        context.run_handler::<Users>().unwrap();
+        assert_eq!(system.read_text(file).unwrap(), format!("{ED25519}\n"));
+    }
+
+    #[test]
+    fn groups_get_their_ids_in_cloud_inits_order() {
+        let tree = tempfile::tempdir().unwrap();
+        let Some(mut context) =
+            machine(tree.path(), TOOLS, "users: [{name: bob, primary_group: staff, groups: [one, two]}]")
+        else {
+            return;
+        };
+        context.run_handler::<Users>().unwrap();
+        let ids = ["one", "two", "staff"].map(|name| context.system.group(name).unwrap().gid);
+        assert!(ids.is_sorted(), "{ids:?}");
     }
 
     #[test]
