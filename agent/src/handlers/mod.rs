@@ -16,7 +16,9 @@ use std::time::Duration;
 use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{Reason, Stage};
 use kiln_schema::yaml::{self, Node};
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::JsonSchema;
+#[cfg(test)]
+use schemars::{Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
@@ -300,7 +302,9 @@ pub struct Entry {
     pub tells: bool,
     keys: fn() -> &'static [&'static str],
     prepare: fn(&Node) -> Prepared,
-    schema: fn(&mut SchemaGenerator) -> Schema,
+    /// Its keys for the schema of user-data, which a test makes.
+    #[cfg(test)]
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
 /// A handler with its configuration read.
@@ -337,6 +341,7 @@ impl Entry {
             tells: H::TELLS,
             keys: yaml::fields_of::<H::Config>,
             prepare: prepare::<H>,
+            #[cfg(test)]
             schema: |generator| H::Config::json_schema(generator),
         }
     }
@@ -354,11 +359,6 @@ impl Entry {
     /// Reads its part of the configuration.
     pub fn prepare(&self, config: &Node) -> Prepared {
         (self.prepare)(config)
-    }
-
-    /// The JSON schema of its keys.
-    pub fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
-        (self.schema)(generator)
     }
 }
 

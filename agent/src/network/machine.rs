@@ -87,6 +87,11 @@ pub fn first(nics: &[Nic]) -> Option<&Nic> {
     nics.iter().filter(wired).min_by_key(|nic| (nic.name.len(), nic.name.as_str()))
 }
 
+/// Whether the kernel has any beside the loop.
+pub fn has_interfaces(system: &System) -> bool {
+    system.list(CLASS).is_ok_and(|names| names.iter().any(|name| name != "lo"))
+}
+
 /// Whether udev is at work and has not found an interface yet.
 pub fn may_come(system: &System, nics: &[Nic]) -> bool {
     !nics.iter().any(|nic| nic.is_real) && system.exists("/run/udev/control")

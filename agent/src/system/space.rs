@@ -1,13 +1,22 @@
-//! How much a disk still takes.
+//! What is under a folder, and how much it still takes.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::libc;
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
 
 use super::System;
 
 impl System {
+    /// Whether what is mounted at / may be on a disk: no overlay, no tmpfs. Btrfs has no number of a device either.
+    pub fn root_is_of_a_disk(&self) -> bool {
+        let numbered = self.metadata("/").is_ok_and(|root| libc::major(root.dev()) != 0);
+        numbered || statfs(self.root()).is_ok_and(|found| found.filesystem_type() == BTRFS_SUPER_MAGIC)
+    }
+
     /// Free bytes of the file system that a folder is on.
     ///
     /// # Errors

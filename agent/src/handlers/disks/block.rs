@@ -63,7 +63,12 @@ pub fn mounted_at(system: &System, place: &str) -> Option<(Mount, Block)> {
 
 /// The disk under /, and what is on it, where the machine is one that has such a thing.
 pub fn root(system: &System) -> Option<(Mount, Block)> {
-    if system.exists("/run/systemd/container") { None } else { mounted_at(system, "/") }
+    // A container's root is an overlay or a folder of the host, and its table of mounts is long.
+    if system.is_live() && !system.root_is_of_a_disk() || system.exists("/run/systemd/container") {
+        None
+    } else {
+        mounted_at(system, "/")
+    }
 }
 
 /// A disk or a partition.

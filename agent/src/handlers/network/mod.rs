@@ -117,6 +117,10 @@ pub fn before_the_source(system: &System, image: &Node, report: &Report) {
 
 /// Whether nothing configures the network, and there is something to configure and a program for it.
 fn lacks_network(system: &System) -> bool {
+    // In a container without a network there is nothing to look for.
+    if !machine::has_interfaces(system) && !machine::may_come(system, &[]) {
+        return false;
+    }
     if machine::is_configured(system) || machine::renderer(system).is_none() {
         return false;
     }

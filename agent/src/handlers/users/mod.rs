@@ -15,7 +15,7 @@ use config::UserKeys;
 pub use config::{Config, User};
 
 use super::ssh_import_id::KeyId;
-use super::{Failure, Frequency, Handled, Handler, Outcome, read_keys};
+use super::{Failure, Frequency, Handled, Handler, Outcome, items, read_keys};
 use crate::authorized_keys;
 use crate::context::Context;
 use crate::system::{Account, Command, RunError};
@@ -161,7 +161,9 @@ fn make(user: &UserKeys, existed: bool, default: Option<&str>, context: &Context
 /// Whether a user without keys gets a file for them, as whoever adds keys later finds it with cloud-init:
 /// with a home folder, unless the default user is about to get the instance's keys.
 fn gets_an_empty_file(account: &Account, default: Option<&str>, context: &Context) -> bool {
-    let gets_keys = default == Some(&account.name) && !context.instance.public_keys.is_empty();
+    let keys_come =
+        !context.instance.public_keys.is_empty() || !items(&context.config, "ssh_authorized_keys").is_empty();
+    let gets_keys = default == Some(&account.name) && keys_come;
     let system = &context.system;
     !gets_keys
         && system.metadata(&account.home).is_ok_and(|home| home.is_dir())
