@@ -43,7 +43,12 @@ pub fn faults(api: &'static Api, values: Values, read: fn(&Service) -> Result<In
         4 => Reply::Stall("{\"half\""),
         _ => good(api, values, request),
     });
-    assert_eq!(read(&service(api, &shaky)).unwrap(), expected);
+    let mut survived = read(&service(api, &shaky)).unwrap();
+    // Its name has the server's address.
+    if let (Some(network), Some(expected)) = (&mut survived.network, &expected.network) {
+        network.name.clone_from(&expected.name);
+    }
+    assert_eq!(survived, expected);
     for status in [401, 403] {
         let refuses = Server::start(move |_, _| answer(status, "hunter2"));
         let error = read(&service(api, &refuses)).unwrap_err().message;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use kiln_schema::yaml::Texts;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
@@ -22,9 +23,9 @@ impl<'de> Deserialize<'de> for Section {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Section, A::Error> {
                 let mut entries = Vec::new();
-                while let Some((name, lines)) = map.next_entry::<String, Vec<String>>()? {
-                    if !lines.is_empty() {
-                        entries.push((name, lines.join("\n")));
+                while let Some((name, lines)) = map.next_entry::<String, Texts>()? {
+                    if !lines.0.is_empty() {
+                        entries.push((name, lines.0.join("\n")));
                     }
                 }
                 Ok(Section(entries))

@@ -2,7 +2,7 @@
 
 use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::{Each, Named, Node, Value, scalar};
+use kiln_schema::yaml::{Each, Named, Node, Spelled, Value, scalar};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
@@ -41,7 +41,8 @@ struct Keys {
     /// without the key. A file that is there stays.
     repos: Each<Section>,
     /// Settings of /etc/zypp/zypp.conf. `reposdir` is the repositories' folder, /etc/zypp/repos.d without the key.
-    config: Named<String>,
+    #[schemars(with = "Named<String>")]
+    config: Named<Spelled>,
 }
 
 impl Handler for Zypper {
@@ -72,10 +73,11 @@ impl Handler for Zypper {
             return Ok(Outcome::Skipped(Reason::NothingToDo, "zypper is given nothing".to_owned()));
         }
         let mut steps = Steps::of("zypper");
-        let set = set(system, &keys.config);
+        let config: Vec<_> = keys.config.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect();
+        let set = set(system, &config);
         let changed = matches!(set, Ok(true));
         steps.add("config", set.map(drop));
-        let folder = keys.config.iter().find(|(name, value)| name == "reposdir" && !value.is_empty());
+        let folder = config.iter().find(|(name, value)| name == "reposdir" && !value.is_empty());
         let folder = folder.map_or("/etc/zypp/repos.d", |(_, folder)| folder.trim_end_matches('/'));
         let (mut written, mut present) = (Vec::new(), Vec::new());
         for (index, repository) in keys.repos.iter().enumerate() {

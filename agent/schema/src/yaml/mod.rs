@@ -8,7 +8,8 @@
 //! - `parse`: text to tree: anchors, merge keys, duplicate keys, limits.
 //! - `scalar`: what a spelling means to each type. The whole tolerance is in that file.
 //! - `read`: tree to type, with what is told of it; `de`: how, through serde; `access`: what it walks through.
-//! - `types`: field types for user-data: [`Mode`], [`Each`], [`Named`], [`Argv`], [`Spelled`].
+//! - `types`: field types for user-data: [`Mode`], [`Each`], [`Named`], [`Argv`], [`Spelled`],
+//!   [`Texts`].
 
 mod access;
 mod de;
@@ -27,4 +28,4 @@ pub use de::{LONE, QUOTED, STRUCT_OR_LIST, tolerant};
 pub use node::{Entry, Node, Place, Scalar, Source, Value};
 pub use parse::parse;
 pub use read::{Checked, fields_of, read, read_portable, read_rest};
-pub use types::{Argv, Each, Mode, Named, Spelled};
+pub use types::{Argv, Each, Mode, Named, Spelled, Texts};

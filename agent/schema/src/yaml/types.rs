@@ -48,6 +48,20 @@ impl<'de> Deserialize<'de> for Spelled {
     }
 }
 
+/// Texts, each as it is spelled; one stands for a list of one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Texts(
+    /// The spellings.
+    pub Vec<String>,
+);
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let texts: Vec<Spelled> = tolerant(deserializer)?;
+        Ok(Texts(texts.into_iter().map(|text| text.0).collect()))
+    }
+}
+
 /// A list in which a bad item is reported and left out, so that it never hides the good ones.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Each<T>(pub Vec<T>);

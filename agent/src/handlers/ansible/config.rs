@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use kiln_schema::yaml::Each;
+use kiln_schema::yaml::{self, Each, Texts};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// Keys of Ansible.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -31,6 +31,7 @@ pub struct Keys {
     pub galaxy: Galaxy,
     /// What ansible-pull gets and runs: `url`, `playbook_names` (or `playbook_name`), and its options by their names,
     /// such as `checkout` or `vault_password_file`. A name and a password in the address reach git alone.
+    #[serde(deserialize_with = "yaml::tolerant")]
     pub pull: Each<BTreeMap<String, Values>>,
     /// Repositories and playbooks of a controller.
     pub setup_controller: Controller,
@@ -64,9 +65,14 @@ pub struct Repository {
 }
 
 /// The values of an option; one stands for a list of one. `true` is the option alone, and `false` leaves it out.
-#[derive(Default, Deserialize)]
-#[serde(transparent)]
+#[derive(Default)]
 pub struct Values(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for Values {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Texts::deserialize(deserializer).map(|texts| Values(texts.0))
+    }
+}
 
 impl JsonSchema for Values {
     fn schema_name() -> Cow<'static, str> {

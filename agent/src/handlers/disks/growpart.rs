@@ -260,13 +260,15 @@ mod tests {
         }
         let tree = tempfile::tempdir().unwrap();
         let mut context = Context::for_test(tree.path(), "growpart: {devices: [/]}");
+        assert!(is_found(&context), "the key asks for it");
         let handled = context.run_handler::<Growpart>();
         assert!(matches!(handled, Ok(Outcome::Skipped(Reason::NothingToDo, _))), "{handled:?}");
         fake::disk(&context.system, SMALL);
         fake::mount_root(&context.system, "ext4");
         context.system.write(DISABLED, "", FileOptions::default()).unwrap();
-        assert!(!is_found(&context));
         let handled = context.run_handler::<Growpart>();
         assert!(matches!(handled, Ok(Outcome::Skipped(Reason::SwitchedOff, _))), "{handled:?}");
+        let unasked = Context::for_test(tree.path(), "{}");
+        assert!(!is_found(&unasked));
     }
 }
