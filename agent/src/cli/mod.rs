@@ -16,6 +16,7 @@ mod handlers;
 mod manual;
 mod plan;
 mod print;
+mod reference;
 mod run;
 mod schema;
 mod seal;
