@@ -42,13 +42,14 @@ const DEEPEST: usize = 8;
 /// The page. The handlers come in the order of the boot.
 pub fn page(listed: &[Listed]) -> String {
     let Declared { agent, handlers, definitions } = declared();
+    let mut own = Map::new();
+    agent.into_iter().for_each(|(names, schema)| collect(schema, names, &mut own));
     let mut keys: Vec<Map<String, Json>> = Vec::new();
-    for (names, schema) in handlers.into_iter().chain([agent]) {
+    for (names, schema) in handlers {
         let mut properties = Map::new();
         collect(schema, names, &mut properties);
         keys.push(properties);
     }
-    let own = keys.pop().unwrap_or_default();
     let mut page = Page { text: INTRODUCTION.to_owned(), place: "", definitions: &definitions, shown: BTreeMap::new() };
     page.index(listed, &own);
     page.order(listed);
@@ -273,7 +274,10 @@ impl<'a> Page<'a> {
             kinds.extend((has("integer") || has("number")).then(|| "number".to_owned()));
         }
         if has("array") {
-            kinds.push(several("list of ", "list, each ", &self.kind(&meant["items"], depth + 1)));
+            kinds.push(match &meant["items"] {
+                Json::Null => "list".to_owned(),
+                items => several("list of ", "list, each ", &self.kind(items, depth + 1)),
+            });
         }
         if has("object") {
             kinds.push(match &meant["additionalProperties"] {
@@ -390,23 +394,23 @@ mod tests {
     #[test]
     fn keys_below_have_their_path_and_stand_once() {
         let definitions = json!({
-            "Item": {"properties": {"name": {"type": "string"}, "mode": {"$ref": "#/$defs/Mode"}}, "required": ["name"]},
+            "Item": {"type": "object", "properties": {"name": {"type": "string"}, "mode": {"$ref": "#/$defs/Mode"}}, "required": ["name"]},
             "Mode": {"oneOf": [{"const": "a", "description": "As it is."}]},
         });
         let item = json!({"$ref": "#/$defs/Item"});
-        let schema = json!({"properties": {
+        let schema = json!({"type": "object", "properties": {
             "list": {"type": "array", "items": item},
             "names": {"type": "object", "additionalProperties": item},
         }});
         let lines = [
-            "- `key`: anything.",
+            "- `key`: mapping.",
             "- `key.list`: list of mappings.",
             "- `key.list[].name`: text, required.",
             "- `key.list[].mode`: `a`.",
             "  - `a`: As it is.",
             "- `key.names`: mapping of names to mappings. Its keys are those of [`key.list[]`](#section).",
         ];
-        assert_eq!(shown(&definitions, &schema), lines.join("\n").replace("`key`: anything", "`key`: mapping"));
+        assert_eq!(shown(&definitions, &schema), lines.join("\n"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::print::say_json;
 use crate::config::AgentKeys;
 use crate::handlers::{HANDLERS, external, not_done};
 use crate::system::System;
+use crate::userdata::merge_how;
 
 /// Prints the schema. The external handlers that are installed have their keys in it.
 pub fn run(system: &System) -> ExitCode {
@@ -25,8 +26,8 @@ type Keys = (&'static [&'static str], Schema);
 
 /// What the types declare, before it is widened to what the reader takes.
 pub struct Declared {
-    /// The agent's own keys.
-    pub agent: Keys,
+    /// The agent's own keys, and those by which it reads user-data.
+    pub agent: [Keys; 2],
     /// The keys of each handler, as in [`HANDLERS`].
     pub handlers: Vec<Keys>,
     /// What both refer to.
@@ -38,6 +39,7 @@ pub fn declared() -> Declared {
     let mut generator = SchemaSettings::draft2020_12().into_generator();
     let agent = (kiln_schema::yaml::fields_of::<AgentKeys>(), AgentKeys::json_schema(&mut generator));
     let handlers = HANDLERS.iter().map(|handler| (handler.keys(), handler.schema(&mut generator))).collect();
+    let agent = [agent, (merge_how::KEYS, merge_how::schema())];
     Declared { agent, handlers, definitions: generator.take_definitions(true) }
 }
 
@@ -49,7 +51,7 @@ pub fn declared() -> Declared {
 fn whole(external: &[String]) -> Json {
     let Declared { agent, handlers, mut definitions } = declared();
     let mut properties = Map::new();
-    for (keys, schema) in std::iter::once(agent).chain(handlers) {
+    for (keys, schema) in agent.into_iter().chain(handlers) {
         collect(schema, keys, &mut properties);
     }
     for name in external {
@@ -182,6 +184,7 @@ mod tests {
         let mut known: Vec<&str> = crate::handlers::known_keys();
         known.extend(kiln_schema::yaml::fields_of::<AgentKeys>());
         known.extend(not_done::all().map(|entry| entry.key));
+        known.extend(merge_how::KEYS);
         known.push("nagios");
         known.sort_unstable();
         known.dedup();
