@@ -7,7 +7,7 @@ use kiln_schema::paths;
 use kiln_schema::status::Stage;
 use serde::Serialize;
 
-use super::print::{Format, columns, say, say_json};
+use super::print::{Format, columns, say, say_json, wrap};
 use crate::handlers::{Frequency, HANDLERS, external};
 use crate::system::System;
 
@@ -21,14 +21,19 @@ pub struct Args {
 
 /// One handler, as a program reads it.
 #[derive(Serialize)]
-struct Listed {
-    name: String,
-    stage: Stage,
-    frequency: &'static str,
+pub struct Listed {
+    /// Its name.
+    pub name: String,
+    /// When it runs.
+    pub stage: Stage,
+    /// How often it runs.
+    pub frequency: &'static str,
     /// It runs also when none of its keys is in the user-data.
-    always: bool,
-    keys: Vec<String>,
-    summary: String,
+    pub always: bool,
+    /// The top-level keys that it reads.
+    pub keys: Vec<String>,
+    /// One line of documentation.
+    pub summary: String,
 }
 
 /// Prints the handlers in the order in which they run.
@@ -42,7 +47,7 @@ pub fn run(system: &System, args: &Args) -> ExitCode {
 }
 
 /// The order of the boot: by stage, the external ones in the final stage before those that tell of it.
-fn listed(system: &System) -> Vec<Listed> {
+pub fn listed(system: &System) -> Vec<Listed> {
     let mut all: Vec<Listed> = Vec::new();
     for stage in Stage::ALL {
         let of_stage = |tells: bool| {
@@ -83,29 +88,8 @@ fn text(all: &[Listed]) -> String {
         text.push('\n');
         // The keys of a handler stand below its line, broken to the width of a terminal.
         if let Some(handler) = index.checked_sub(1).and_then(|index| all.get(index)) {
-            text.push_str(&wrapped(&handler.keys, "    "));
+            text.push_str(&wrap(&handler.keys.join(" "), "    ", "    "));
         }
-    }
-    text
-}
-
-/// Words over as many lines as they need.
-fn wrapped(words: &[String], indent: &str) -> String {
-    const WIDTH: usize = 100;
-    let mut text = String::new();
-    let mut line = String::new();
-    for word in words {
-        if !line.is_empty() && indent.len() + line.len() + 1 + word.len() > WIDTH {
-            text.push_str(&format!("{indent}{line}\n"));
-            line.clear();
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(word);
-    }
-    if !line.is_empty() {
-        text.push_str(&format!("{indent}{line}\n"));
     }
     text
 }
@@ -122,13 +106,5 @@ mod tests {
         listed.sort_unstable();
         named.sort_unstable();
         assert_eq!(listed, named);
-    }
-
-    #[test]
-    fn many_keys_are_broken_at_the_width_of_a_terminal() {
-        let words: Vec<String> = (0..40).map(|n| format!("key_number_{n}")).collect();
-        let text = wrapped(&words, "    ");
-        assert!(text.lines().all(|line| line.len() <= 100 && line.starts_with("    key")), "{text}");
-        assert_eq!(text.split_whitespace().count(), 40);
     }
 }

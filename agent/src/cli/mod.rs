@@ -16,6 +16,8 @@ mod handlers;
 mod manual;
 mod plan;
 mod print;
+#[cfg(test)]
+mod reference;
 mod run;
 mod schema;
 mod seal;

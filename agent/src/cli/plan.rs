@@ -201,11 +201,7 @@ fn text(plan: &Plan) -> String {
         if stage.replace(planned.stage) != Some(planned.stage) {
             text.push_str(&format!("{}\n", planned.stage.name()));
         }
-        let often = match planned.frequency {
-            "boot" => "at every boot",
-            "once" => "once in the life of the disk",
-            _ => "once an instance",
-        };
+        let often = often(planned.frequency);
         text.push_str(&format!("  {}. {}, {often}: {}\n", planned.order, planned.handler, planned.summary));
         let mut rows: Vec<Vec<String>> = planned.values.iter().map(row).collect();
         if !planned.built_in.is_empty() && planned.values.is_empty() {
@@ -235,6 +231,15 @@ fn text(plan: &Plan) -> String {
         }
     }
     text
+}
+
+/// A frequency in a sentence.
+pub fn often(frequency: &str) -> &'static str {
+    match frequency {
+        "boot" => "at every boot",
+        "once" => "once in the life of the disk",
+        _ => "once an instance",
+    }
 }
 
 #[cfg(test)]

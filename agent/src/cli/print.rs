@@ -61,6 +61,33 @@ pub fn columns(rows: &[Vec<String>], indent: &str) -> String {
     text
 }
 
+/// Breaks text at its blanks, for a terminal and for a page: before the first line stands `first`, before
+/// the others `rest`. Nothing for no words.
+pub fn wrap(text: &str, first: &str, rest: &str) -> String {
+    const WIDTH: usize = 100;
+    let mut all = String::new();
+    let mut line = first.to_owned();
+    let mut begun = false;
+    for word in text.split_whitespace() {
+        if begun && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            all.push_str(&line);
+            all.push('\n');
+            line.replace_range(.., rest);
+            begun = false;
+        }
+        if begun {
+            line.push(' ');
+        }
+        line.push_str(word);
+        begun = true;
+    }
+    if begun {
+        all.push_str(&line);
+        all.push('\n');
+    }
+    all
+}
+
 /// Words for a number of things: `no errors`, `1 error`, `2 errors`.
 pub fn count(number: usize, thing: &str) -> String {
     match number {
@@ -117,6 +144,18 @@ mod tests {
     fn columns_stand_below_each_other_and_leave_no_blanks_at_the_end() {
         let rows = [vec!["é".to_owned(), "b".to_owned(), String::new()], vec!["long".to_owned(), String::new()]];
         assert_eq!(columns(&rows, "  "), "  é     b\n  long\n");
+    }
+
+    #[test]
+    fn many_words_are_broken_at_the_width_of_a_terminal() {
+        let words: Vec<String> = (0..40).map(|n| format!("key_number_{n}")).collect();
+        let text = wrap(&words.join(" \n"), "- ", "  ");
+        assert!(text.lines().all(|line| line.len() <= 100 && !line.ends_with(' ')), "{text}");
+        assert_eq!(text.lines().filter(|line| line.starts_with("- key_number_0 ")).count(), 1);
+        assert_eq!(text.lines().filter(|line| line.starts_with("  key")).count(), text.lines().count() - 1);
+        assert_eq!(text.split_whitespace().count(), 41);
+        assert_eq!(wrap(&"x".repeat(200), "", ""), "x".repeat(200) + "\n");
+        assert_eq!(wrap(" \n", "- ", ""), "");
     }
 
     #[test]

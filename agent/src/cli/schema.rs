@@ -13,7 +13,7 @@ use crate::system::System;
 use crate::userdata::gunzip;
 
 #[cfg(test)]
-mod made;
+pub mod made;
 
 /// `user-data.schema.json`, packed by the build script.
 const PACKED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/user-data.schema.json.gz"));

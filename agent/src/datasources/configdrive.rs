@@ -20,6 +20,10 @@ impl Datasource for ConfigDrive {
         "configdrive"
     }
 
+    fn summary(&self) -> &'static str {
+        "A disk with the label `config-2`"
+    }
+
     fn needs_network(&self, _: &System) -> bool {
         false
     }

@@ -20,6 +20,10 @@ impl Datasource for DigitalOcean {
         "digitalocean"
     }
 
+    fn summary(&self) -> &'static str {
+        "The metadata service of DigitalOcean"
+    }
+
     fn needs_network(&self, _: &System) -> bool {
         true
     }

@@ -35,6 +35,10 @@ impl Datasource for Ec2 {
         "ec2"
     }
 
+    fn summary(&self) -> &'static str {
+        "The metadata service of AWS (IMDSv2), by IPv4 or IPv6"
+    }
+
     fn needs_network(&self, _: &System) -> bool {
         true
     }

@@ -31,6 +31,10 @@ impl Datasource for Gce {
         "gce"
     }
 
+    fn summary(&self) -> &'static str {
+        "The metadata server of Google Compute Engine"
+    }
+
     fn needs_network(&self, _: &System) -> bool {
         true
     }

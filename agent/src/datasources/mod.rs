@@ -82,6 +82,9 @@ pub trait Datasource: Sync {
     /// The name in the status and in `datasource:`.
     fn name(&self) -> &'static str;
 
+    /// Where it looks, in one line of documentation.
+    fn summary(&self) -> &'static str;
+
     /// Whether it needs the network on this machine, and so the `init` stage.
     fn needs_network(&self, system: &System) -> bool;
 

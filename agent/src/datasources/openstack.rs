@@ -40,6 +40,10 @@ impl Datasource for OpenStack {
         "openstack"
     }
 
+    fn summary(&self) -> &'static str {
+        "The metadata service of OpenStack"
+    }
+
     fn needs_network(&self, _: &System) -> bool {
         true
     }

@@ -32,6 +32,10 @@ impl Datasource for Vmware {
         "vmware"
     }
 
+    fn summary(&self) -> &'static str {
+        "What VMware keeps for a guest under `guestinfo.*`"
+    }
+
     fn needs_network(&self, _: &System) -> bool {
         false
     }

@@ -40,7 +40,7 @@ pub struct Config {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct Keys {
-    /// Trust none of the distribution's own certificates.
+    /// Trust none of the distribution's own certificates; also `remove-defaults`.
     #[serde(alias = "remove-defaults")]
     remove_defaults: bool,
     /// Certificates to trust, each as PEM text.

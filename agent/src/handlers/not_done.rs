@@ -18,7 +18,7 @@ pub struct NotDone {
     /// What to do instead.
     pub instead: &'static str,
     /// It is about cloud-init itself, so the machine lacks nothing without it: a warning, and no failure.
-    own: bool,
+    pub own: bool,
 }
 
 /// Something that the machine lacks without it.
@@ -114,6 +114,11 @@ pub fn find(key: &str) -> Option<&'static NotDone> {
     find_in(TABLE, key)
 }
 
+/// Every key that no built-in handler owns, in the order of the table.
+pub fn all() -> impl Iterator<Item = &'static NotDone> {
+    TABLE.iter().filter(|entry| find(entry.key).is_some())
+}
+
 fn find_in<'a>(table: &'a [NotDone], key: &str) -> Option<&'a NotDone> {
     let owned = |key: &str| HANDLERS.iter().any(|handler| handler.keys().contains(&key));
     table.iter().find(|entry| entry.key == key).filter(|entry| !owned(entry.key))
@@ -142,9 +147,14 @@ fn asks_for_nothing(value: &Node, exact: bool) -> bool {
 }
 
 impl NotDone {
+    /// The sentence for a person.
+    pub fn told(&self) -> String {
+        format!("cloud-init's key, not done by kiln-agent; {}", self.instead)
+    }
+
     /// What is wrong with the key where it stands; nothing if its value asks for nothing.
     pub fn finding(&self, pair: &Pair) -> Option<Diagnostic> {
-        let message = format!("cloud-init's key, not done by kiln-agent; {}", self.instead);
+        let message = self.told();
         (!asks_for_nothing(&pair.value, true)).then(|| pair.place.diagnostic(Severity::Warning, self.key, message))
     }
 
@@ -156,7 +166,7 @@ impl NotDone {
             Some(place) => format!("{}: ", place.source.name),
             None => String::new(),
         };
-        let message = format!("{place}cloud-init's key, not done by kiln-agent; {}", self.instead);
+        let message = place + &self.told();
         let work = move |_: &mut crate::context::Context| Err(Failure::new(Reason::Unsupported, message));
         let run = Runnable { best_effort: false, timeout: Duration::from_secs(5), work: Box::new(work) };
         Prepared { diagnostics: Vec::new(), run: Some(run) }

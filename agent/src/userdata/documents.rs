@@ -4,7 +4,7 @@ use kiln_schema::Severity;
 use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::yaml::{self, Node, Value};
 
-use super::merge_how::Mergers;
+use super::merge_how::{self, Mergers};
 use super::reader::{Item, Reader};
 use super::{is_nothing, part, patch};
 
@@ -54,7 +54,7 @@ impl Reader<'_> {
     fn mergers(&mut self, source: &str, mut node: Node, header: Option<&str>) -> (Node, Option<Mergers>) {
         let mut found: Option<Mergers> = None;
         if let Value::Map(entries) = &mut node.value {
-            let named = |entry: &yaml::Entry| ["merge_how", "merge_type"].contains(&entry.key.as_str());
+            let named = |entry: &yaml::Entry| merge_how::KEYS.contains(&entry.key.as_str());
             for entry in entries.extract_if(.., |entry| named(entry)) {
                 match Mergers::of_node(&entry.value, &entry.key) {
                     Ok((mergers, warnings)) => {

@@ -5,7 +5,11 @@
 
 use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::yaml::{self, Node, Scalar, Value};
+use schemars::{Schema, json_schema};
 use serde::Deserialize;
+
+/// The key's two names.
+pub const KEYS: &[&str] = &["merge_how", "merge_type"];
 
 /// The settings of all kinds of values.
 const SETTINGS: [&str; 9] = [
@@ -19,6 +23,29 @@ const SETTINGS: [&str; 9] = [
     "recurse_array",
     "recurse_str",
 ];
+
+/// The JSON schema of the key, under both names.
+pub fn schema() -> Schema {
+    json_schema!({"properties": {
+        "merge_how": {
+            "description": "How this part of the user-data is laid over the parts before it: a text such as \
+                `list(append)+dict(no_replace)+str()`, or the same as a list. For this part alone.",
+            "oneOf": [{"type": "string"}, {"type": "array", "items": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string", "description": "`dict`, `list` or `str`."},
+                    "settings": {
+                        "type": "array",
+                        "items": {"type": "string"},
+                        "description": format!("What is done with two of them, of `{}`.", SETTINGS.join("`, `")),
+                    },
+                },
+                "required": ["name"],
+            }}],
+        },
+        "merge_type": {"description": "Another name of `merge_how`.", "type": ["string", "array"]},
+    }})
+}
 
 /// What is done with two values of one kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -12,7 +12,7 @@ mod include;
 mod jinja;
 mod kinds;
 mod merge;
-mod merge_how;
+pub mod merge_how;
 mod mime;
 mod patch;
 mod reader;

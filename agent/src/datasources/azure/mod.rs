@@ -49,6 +49,10 @@ impl Datasource for Azure {
         "azure"
     }
 
+    fn summary(&self) -> &'static str {
+        "The disk of the first boot with `ovf-env.xml`, and the metadata service of Azure"
+    }
+
     fn needs_network(&self, _: &System) -> bool {
         true
     }

@@ -36,6 +36,10 @@ impl Datasource for NoCloud {
         "nocloud"
     }
 
+    fn summary(&self) -> &'static str {
+        "A seed folder or server that the kernel's command line or the SMBIOS serial names, or a disk `cidata`"
+    }
+
     fn needs_network(&self, system: &System) -> bool {
         line(system).and_then(|line| line.seed).is_some_and(|seed| is_url(&seed))
     }

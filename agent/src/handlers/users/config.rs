@@ -17,7 +17,7 @@ use crate::system::System;
 #[serde(default)]
 pub struct Config {
     /// The users: each a name, a mapping, or `default`. Without this key there is the default user
-    /// alone; with an empty list there is none.
+    /// alone; with an empty list there is none. A key with `_` may have `-` in its place.
     #[serde(deserialize_with = "yaml::tolerant")]
     pub users: Option<Each<User>>,
     /// Groups to make: each a name, or a name with its members.
