@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ impl Request {
 pub enum Answer {
     /// A status and a body.
     Status(u16, String),
+    /// A file.
+    Bytes(Vec<u8>),
     /// Nothing, for as long as the client waits.
     Silence,
 }
@@ -43,7 +46,16 @@ pub struct Server {
 impl Server {
     /// Serves on a free port of the lab's gateway address; `answer` gets the number of the request, from 0.
     pub fn start(answer: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = listen_in_the_lab();
+        Self::start_at(crate::lab().access.netns.clone(), "10.0.0.1:0", answer)
+    }
+
+    /// Serves on an address of a network namespace; port 0 is a free one.
+    pub fn start_at(
+        netns: PathBuf,
+        address: &'static str,
+        answer: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let listener = listen(netns, address);
         let url = format!("http://{}", listener.local_addr().unwrap());
         let requests = Arc::new(Mutex::new(Vec::new()));
         let answer = Arc::new(answer);
@@ -73,12 +85,11 @@ impl Server {
     }
 }
 
-/// A listener whose socket lives in the lab's network namespace. A thread enters it, and ends.
-fn listen_in_the_lab() -> TcpListener {
-    let netns = crate::lab().access.netns.clone();
+/// A listener whose socket lives in a network namespace. A thread enters it, and ends.
+fn listen(netns: PathBuf, address: &'static str) -> TcpListener {
     let bind = move || {
         setns(std::fs::File::open(netns).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
-        TcpListener::bind("10.0.0.1:0").unwrap()
+        TcpListener::bind(address).unwrap()
     };
     std::thread::spawn(bind).join().unwrap()
 }
@@ -114,14 +125,15 @@ fn serve(
         kept.push(request.clone());
         kept.len() - 1
     };
-    match answer(number, &request) {
-        Answer::Status(status, body) => {
-            let head = format!("HTTP/1.1 {status} x\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-            let _ = stream.write_all((head + &body).as_bytes());
-        }
+    let (status, body) = match answer(number, &request) {
+        Answer::Status(status, body) => (status, body.into_bytes()),
+        Answer::Bytes(body) => (200, body),
         Answer::Silence => {
             // Until the client gives up and closes.
             let _ = reader.read(&mut [0]);
+            return;
         }
-    }
+    };
+    let head = format!("HTTP/1.1 {status} x\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let _ = stream.write_all(&[head.as_bytes(), &body].concat());
 }

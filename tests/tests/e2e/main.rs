@@ -2,6 +2,7 @@
 //!
 //! `tests/e2e.sh` makes what they need and runs them; without it they are left out.
 
+mod apt;
 mod boot;
 mod disks;
 mod empty_root;
@@ -10,4 +11,5 @@ mod labs;
 mod phone_home;
 mod puppet;
 mod refusals;
+mod root;
 mod route53;

@@ -2,11 +2,15 @@
 
 use crate::context::Context;
 use crate::handlers::packages::config::Wanted;
-use crate::system::{Command, Finished, PATH, System};
+use crate::system::{Command, FileOptions, Finished, PATH, System};
 
-/// Seconds that apt waits for another program that holds dpkg's lock.
-const LOCK_SECONDS: u32 = 300;
-/// What apt, dnf and zypper say of a fault of the network, or of a list that another apt is reading.
+/// How long apt waits for another program that holds dpkg's lock, in its settings' own form, in seconds.
+const LOCK_WAIT: &str = "DPkg::Lock::Timeout \"300\";\n";
+/// Where apt reads that before its own settings, so that a time in those counts.
+const LOCK_CONF: &str = "/run/kiln/apt.conf";
+/// Who holds a lock, in apt's words.
+const HELD: &str = "It is held by process ";
+/// What apt, dnf and zypper say of a fault of the network, or of a list or package that another apt is fetching.
 const PASSING: &[&str] = &[
     "temporary failure resolving",
     "could not resolve",
@@ -31,6 +35,8 @@ const PASSING: &[&str] = &[
     " 504 ",
     "could not get lock /var/lib/apt/lists",
     "unable to lock directory /var/lib/apt/lists",
+    "could not get lock /var/cache/apt/archives",
+    "unable to lock directory /var/cache/apt/archives",
 ];
 
 /// A program that installs packages.
@@ -74,13 +80,16 @@ impl Manager {
     fn command(self, context: &Context) -> Command {
         let command = context.command(self.program()).env("LC_ALL", "C").capture();
         match self {
-            Manager::Apt => command.env("DEBIAN_FRONTEND", "noninteractive").args([
-                format!("--option=DPkg::Lock::Timeout={LOCK_SECONDS}"),
-                "--option=Dpkg::Options::=--force-confold".to_owned(),
-                "--option=Dpkg::Options::=--force-unsafe-io".to_owned(),
-                "--assume-yes".to_owned(),
-                "--quiet".to_owned(),
-            ]),
+            Manager::Apt => {
+                // apt does without a file that is not there.
+                let _ = context.system.write(LOCK_CONF, LOCK_WAIT, FileOptions::mode(0o644));
+                command.env("DEBIAN_FRONTEND", "noninteractive").env("APT_CONFIG", LOCK_CONF).args([
+                    "--option=Dpkg::Options::=--force-confold",
+                    "--option=Dpkg::Options::=--force-unsafe-io",
+                    "--assume-yes",
+                    "--quiet",
+                ])
+            }
             Manager::Dnf | Manager::Yum => command.arg("-y"),
             Manager::Zypper => command.args(["--non-interactive", "--gpg-auto-import-keys"]),
         }
@@ -149,6 +158,11 @@ fn is_complaint(line: &str) -> bool {
         || line.contains("failed")
 }
 
+/// Whether apt has waited in vain for dpkg's lock: for another package it would wait as long once more.
+pub fn is_locked_out(finished: &Finished) -> bool {
+    said(finished).contains("(/var/lib/dpkg/lock")
+}
+
 /// The program's own reason: what dpkg says of a package, else the first line of an error.
 pub fn reason(finished: &Finished) -> String {
     let said = said(finished);
@@ -160,7 +174,15 @@ pub fn reason(finished: &Finished) -> String {
         None => {
             let is_error = |line: &&str| line.starts_with("E: ") || line.starts_with("Error: ");
             let first = said.lines().map(str::trim).find(is_error).map(str::to_owned);
-            first.unwrap_or_else(|| finished.last_lines(1).concat())
+            let line = first.unwrap_or_else(|| finished.last_lines(1).concat());
+            // Only the lines before tell who holds the lock, and what it is that does not fit.
+            let holder = said.rsplit_once(HELD).and_then(|(_, rest)| rest.split_inclusive(')').next());
+            let unmet = said.split_once("have unmet dependencies:\n").and_then(|(_, rest)| rest.lines().next());
+            match (holder, unmet) {
+                (Some(holder), _) if !line.contains(HELD) => format!("{line} {HELD}{holder}"),
+                (_, Some(unmet)) => format!("{} ({})", line, unmet.trim()),
+                _ => line,
+            }
         }
     };
     without_passwords(&line.trim().chars().take(300).collect::<String>())
@@ -196,6 +218,7 @@ mod tests {
             ("E: Failed to fetch http://deb/x  503  Service Unavailable [IP: 1.2.3.4 80]", true),
             ("E: Failed to fetch http://deb/x  Hash Sum mismatch", true),
             ("E: Could not get lock /var/lib/apt/lists/lock. It is held by process 5 (apt-get)", true),
+            ("E: Could not get lock /var/cache/apt/archives/lock. It is held by process 5 (apt-get)", true),
             ("Error: Failed to download metadata for repo 'x': Curl error (28): Timeout was reached", true),
             ("E: Unable to locate package nginxx", false),
             ("E: Failed to fetch http://deb/x  404  Not Found [IP: 1.2.3.4 80]", false),
@@ -214,5 +237,12 @@ mod tests {
         let secret = ended("", "E: Failed to fetch https://me:hunter2@deb.example/x  401  Unauthorized");
         assert_eq!(reason(&secret), "E: Failed to fetch https://deb.example/x  401  Unauthorized");
         assert_eq!(reason(&ended("nothing provides a", "")), "nothing provides a");
+        let waited = "Waiting for cache lock: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 7 (dpkg)...\n";
+        let locked = ended(waited, "E: Unable to acquire the dpkg frontend lock (/var/lib/dpkg/lock-frontend), is x?");
+        assert!(is_locked_out(&locked) && !is_locked_out(&secret));
+        assert!(reason(&locked).ends_with("is x? It is held by process 7 (dpkg)"), "{}", reason(&locked));
+        let unmet = "The following packages have unmet dependencies:\n a : Depends: b but it is not installable\n";
+        let expected = "E: Unable to correct (a : Depends: b but it is not installable)";
+        assert_eq!(reason(&ended(unmet, "E: Unable to correct")), expected);
     }
 }

@@ -61,17 +61,22 @@ impl Handler for Install {
         };
         let mut work = Work { context, manager, detail: Map::new(), packages: Map::new(), failures: Vec::new() };
         let missing = work.sort(wanted);
+        let mut updated = Ok(());
         if update || upgrade || !missing.is_empty() {
-            let updated = work.step("update", &manager.update(context));
-            // A list that cannot be fetched is no fault where everything is installed from the others.
-            if let (Err(failure), true) = (updated, update || upgrade) {
-                work.failures.push(failure);
-            }
+            updated = work.step("update", &manager.update(context));
         }
         if upgrade && let Err(failure) = work.step("upgrade", &manager.upgrade(context)) {
             work.failures.push(failure);
         }
+        let refused = work.failures.len();
         work.install(missing);
+        // A list that cannot be fetched is no fault where everything is installed from the others; where it
+        // is not, the list is why apt knows no such package.
+        if let Err(failure) = updated
+            && (update || upgrade || work.failures.len() > refused)
+        {
+            work.failures.push(failure);
+        }
         if (config.package_reboot_if_required || config.apt_reboot_if_required)
             && let Err(failure) = work.reboot()
         {
@@ -155,7 +160,11 @@ impl Work<'_> {
             let pause = PAUSE.saturating_mul(1 << (tries - 1));
             let passing = manager::may_pass(&finished);
             if !passing || tries == TRIES || pause >= self.context.time_left() {
-                let kind = if passing { Reason::Network } else { Reason::CommandFailed };
+                let kind = match passing {
+                    true => Reason::Network,
+                    false if manager::is_locked_out(&finished) => Reason::Timeout,
+                    false => Reason::CommandFailed,
+                };
                 let after = if tries > 1 { format!(" after {tries} tries") } else { String::new() };
                 return Err(Failure::new(kind, format!("{}{after}", manager::reason(&finished))));
             }
