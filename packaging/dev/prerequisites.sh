@@ -25,8 +25,8 @@ demo=(
     packer
 )
 # The tests run in fixture trees too: with a shell in them, BATS, sshd and its tools, sudo's check of its
-# rules; they make certificates and look for processes that were left.
-test=("${demo[@]}" bats busybox-static openssh-server openssl procps sudo)
+# rules; they sign packages, make certificates and look for processes that were left.
+test=("${demo[@]}" bats busybox-static gnupg openssh-server openssl procps sudo)
 # A machine that qemu emulates, and the disks that it boots from.
 kernel=("${demo[@]}" dosfstools e2fsprogs genisoimage mtools qemu-system-x86)
 ci=("${test[@]}" curl shellcheck)
