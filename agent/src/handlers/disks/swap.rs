@@ -37,8 +37,16 @@ pub fn check(node: &Node) -> Vec<Diagnostic> {
         let node = node.get(key).filter(|node| !node.is_null())?;
         let Value::Scalar(text) = &node.value else { return None };
         let is_word = *key == "size" && (text.text == "auto" || scalar::boolean(&text.text) == Some(false));
-        let failure = if is_word { None } else { read(&text.text).err() };
-        failure.map(|why| node.diagnostic(Severity::Error, &format!("swap.{key}"), why))
+        let path = format!("swap.{key}");
+        match read(&text.text) {
+            _ if is_word => None,
+            Err(why) => Some(node.diagnostic(Severity::Error, &path, why)),
+            Ok(_) if text.text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len() + 1 < text.text.len() => {
+                let message = "other readers know units of one letter; write it so, such as 512M";
+                Some(node.diagnostic(Severity::Warning, &path, message))
+            }
+            Ok(_) => None,
+        }
     };
     ["size", "maxsize"].iter().filter_map(bad).collect()
 }
