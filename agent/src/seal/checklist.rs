@@ -95,7 +95,15 @@ pub static CHECKLIST: &[Item] = &[
     Item::remove(
         "machine-identity",
         "the same as the machine id, kept elsewhere",
-        &["/var/lib/dbus/machine-id", "/var/lib/systemd/credential.secret", "/etc/krb5.keytab", "/etc/chef/client.pem"],
+        &[
+            "/var/lib/dbus/machine-id",
+            "/var/lib/systemd/credential.secret",
+            "/etc/krb5.keytab",
+            "/etc/chef/client.pem",
+            "/etc/chef/validation.pem",
+            "/etc/salt/pki/minion/minion.pem",
+            "/etc/wireguard/*.conf",
+        ],
     ),
     Item::remove(
         "random-seed",
