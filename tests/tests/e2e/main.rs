@@ -13,3 +13,4 @@ mod puppet;
 mod refusals;
 mod root;
 mod route53;
+mod users;
