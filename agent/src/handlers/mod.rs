@@ -8,8 +8,8 @@
 //!    `#[serde(untagged)]` or `#[serde(flatten)]`, which lose spelling and place.
 //! 2. Add its module and its line in [`HANDLERS`], at the place where it is to run.
 //!
-//! Everything else is derived from the slice: the list of known keys, `kiln-agent handlers`, the JSON
-//! schema, `validate` and the documentation.
+//! Everything else is derived from the slice: the list of known keys, `kiln-agent handlers` and `validate`.
+//! The JSON schema and the page of all keys are written anew by `KILN_BLESS=1 cargo test --workspace theirs`.
 
 use std::time::Duration;
 
