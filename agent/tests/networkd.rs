@@ -41,16 +41,22 @@ vlans:
   vlan9: {id: 9, link: port8, addresses: [203.0.113.9/24]}
 "#;
 
-/// Runs networkd on the files of `$1` until the way out is there, and shows what it made.
+/// Runs networkd on the files of `$1` until all that they ask for is there, and shows what it made.
 const SCRIPT: &str = r#"
 mount -t sysfs -o ro sysfs /sys && mount -t tmpfs -o mode=755 tmpfs /run && mkdir -p /run/systemd || exit 99
 mkdir -p /etc/systemd/network && mount --bind "$1" /etc/systemd/network || exit 99
 ip link add eth0 address 52:54:00:12:34:00 type veth peer name peer || exit 99
 ip link set peer up
-exec 3< <(exec ip monitor route)
+exec 3< <(exec ip monitor address route rule)
+complete() {
+    local routes rules addresses
+    routes=$(ip route show table all) rules=$(ip rule) addresses=$(ip -o address show dev eth0)
+    [[ $routes == *"default via 192.0.2.1 dev eth0"* && $routes == *"198.51.100.0/24 via 192.0.2.7"* &&
+        $rules == *"lookup 101"* && $addresses == *"192.0.2.10/24"* && $addresses == *"2001:db8::10/64"* ]]
+}
 SYSTEMD_LOG_LEVEL=info SYSTEMD_LOG_TARGET=console /usr/lib/systemd/systemd-networkd &
-while read -r -t 30 -u 3 line; do
-    case $line in "default via 192.0.2.1 dev eth0"*) break ;; esac
+while ! complete; do
+    read -r -t 30 -u 3 || break
 done
 kill $!
 ip -o address show dev eth0; ip link show dev eth0; ip route show table all; ip rule
