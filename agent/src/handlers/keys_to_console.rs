@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Failure, Frequency, Handled, Handler, Outcome, ssh_host_keys::has_sshd};
+use super::{Failure, Finds, Frequency, Handled, Handler, Outcome, ssh_host_keys::has_sshd};
 use crate::context::Context;
 use crate::ssh::PublicKey;
 use crate::system::System;
@@ -47,7 +47,7 @@ impl Handler for KeysToConsole {
     const SUMMARY: &'static str = "Shows the SSH host keys on the console";
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Instance;
-    const ALWAYS: bool = true;
+    const FINDS: Option<Finds> = Some(|system, _, _| system.has_console() && has_sshd(system));
     type Config = Config;
 
     fn best_effort(_: &Config) -> bool {
@@ -58,12 +58,6 @@ impl Handler for KeysToConsole {
         let skip = |reason, message: &str| Ok(Outcome::Skipped(reason, message.to_owned()));
         if !config.ssh.emit_keys_to_console {
             return skip(Reason::SwitchedOff, "ssh.emit_keys_to_console is false");
-        }
-        if !has_sshd(&context.system) {
-            return skip(Reason::NothingToDo, "this image has no sshd");
-        }
-        if !context.system.has_console() {
-            return skip(Reason::NothingToDo, "there is no console");
         }
         let keys = keys(&context.system)?;
         if keys.is_empty() {
@@ -148,18 +142,18 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_shown_where_nobody_wants_it_or_nothing_is_there() {
-        for (user_data, removed, reason) in [
-            ("ssh: {emit_keys_to_console: false}", "/none", Reason::SwitchedOff),
-            ("{}", "/dev/console", Reason::NothingToDo),
-            ("{}", "/etc/ssh/sshd_config", Reason::NothingToDo),
-        ] {
+    fn nothing_is_shown_where_nobody_wants_it_or_nobody_could_see_it() {
+        let tree = tempfile::tempdir().unwrap();
+        let mut off = context(tree.path(), "ssh: {emit_keys_to_console: false}");
+        assert!(matches!(off.run_handler::<KeysToConsole>(), Ok(Outcome::Skipped(Reason::SwitchedOff, _))));
+        assert_eq!(off.system.read_text("/dev/console").unwrap(), "");
+        let finds = |context: &Context| KeysToConsole::FINDS.unwrap()(&context.system, &context.config, &[]);
+        for lacking in ["/dev/console", "/etc/ssh/sshd_config"] {
             let tree = tempfile::tempdir().unwrap();
-            let mut context = context(tree.path(), user_data);
-            context.system.remove(removed).unwrap();
-            let outcome = context.run_handler::<KeysToConsole>().unwrap();
-            assert!(matches!(&outcome, Outcome::Skipped(r, _) if *r == reason), "{user_data} {removed} {outcome:?}");
-            assert_eq!(context.system.read_text("/dev/console").unwrap_or_default(), "");
+            let context = context(tree.path(), "{}");
+            assert!(finds(&context));
+            context.system.remove(lacking).unwrap();
+            assert!(!finds(&context), "{lacking}");
         }
     }
 }

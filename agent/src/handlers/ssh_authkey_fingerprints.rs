@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Failure, Frequency, Handled, Handler, Outcome, users};
+use super::{Failure, Finds, Frequency, Handled, Handler, Outcome, users};
 use crate::authorized_keys;
 use crate::context::Context;
 use crate::ssh::{Digest, PublicKey};
@@ -31,7 +31,7 @@ impl Handler for SshAuthkeyFingerprints {
     const SUMMARY: &'static str = "Shows on the console which keys may log in";
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Instance;
-    const ALWAYS: bool = true;
+    const FINDS: Option<Finds> = Some(|system, _, _| system.has_console());
     type Config = Config;
 
     fn best_effort(_: &Config) -> bool {
@@ -42,9 +42,6 @@ impl Handler for SshAuthkeyFingerprints {
         let skip = |reason, message: &str| Ok(Outcome::Skipped(reason, message.to_owned()));
         if config.no_ssh_fingerprints {
             return skip(Reason::SwitchedOff, "no_ssh_fingerprints is true");
-        }
-        if !context.system.has_console() {
-            return skip(Reason::NothingToDo, "there is no console");
         }
         let mut text = String::new();
         let mut shown = Vec::new();

@@ -22,6 +22,8 @@ mod types;
 #[cfg(test)]
 mod documents;
 #[cfg(test)]
+mod spellings;
+#[cfg(test)]
 mod tests;
 
 pub use de::{LONE, QUOTED, STRUCT_OR_LIST, tolerant};
