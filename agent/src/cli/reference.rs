@@ -359,7 +359,7 @@ fn the_page_beside_the_types_is_theirs() {
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
     let differs = written.lines().zip(made.lines()).find(|(written, made)| written != made);
-    let told = "is out of date: run `KILN_BLESS=1 cargo test --workspace page` and read the difference";
+    let told = "is out of date: run `KILN_BLESS=1 cargo test --workspace theirs` and read the difference";
     assert!(written == made, "{} {told}\nThe first line that differs: {differs:?}", path.display());
 }
 

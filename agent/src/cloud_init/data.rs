@@ -18,7 +18,19 @@ pub const REDACTED: &str = "redacted for non-root user";
 /// Names of `v1` that are there with dashes as well.
 const TWINS: [&str; 5] = ["availability_zone", "cloud_name", "instance_id", "local_hostname", "region"];
 /// Part of the names, anywhere in the metadata, whose values are for root alone.
-const SECRET: [&str; 7] = ["passw", "admin_pass", "secret", "credential", "random_seed", "user_data", "vendor_data"];
+const SECRET: &[&str] = &[
+    "passw",
+    "admin_pass",
+    "secret",
+    "credential",
+    "token",
+    "private_key",
+    "api_key",
+    "psk",
+    "random_seed",
+    "user_data",
+    "vendor_data",
+];
 
 /// All that is known, secrets and all.
 pub fn variables(system: &System, instance: &Instance) -> Json {

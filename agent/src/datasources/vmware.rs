@@ -87,7 +87,12 @@ impl Asked {
         if finished.stdout.len() >= MOST {
             return Err(format!("guestinfo.{name}: larger than {MOST} bytes; pack it with gzip+base64"));
         }
-        // A value that is not set is a failure with `No value found`.
+        // A value that is not set is a failure with these words; any other failure is one.
+        let is_unset = finished.last_lines(5).iter().any(|line| line.contains("No value found"));
+        if !finished.success() && !is_unset {
+            let said = finished.last_lines(1).join("");
+            return Err(format!("guestinfo.{name}: {program} {}: {said}", finished.ending()));
+        }
         Ok(finished.success().then(|| finished.text()).filter(|text| !text.trim().is_empty()))
     }
 }
@@ -210,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tool_is_asked_and_a_failure_is_no_value() {
+    fn the_tool_is_asked_and_only_what_is_not_set_is_no_value() {
         let tree = tempfile::tempdir().unwrap();
         let Some(context) = crate::testing::machine(tree.path(), &["/usr/bin/dash"], "") else { return };
         let system = &context.system;
@@ -219,11 +224,15 @@ mod tests {
         assert!(error.ends_with("install the package open-vm-tools"), "{error}");
         let script = "#!/usr/bin/dash\n[ \"$1\" = --cmd ] || exit 2\ncase $2 in\n\
                       'info-get guestinfo.metadata') echo '{\"instance-id\": \"vm-2\"}' ;;\n\
+                      'info-get guestinfo.vendordata') [ ! -e /broken ] || { echo 'channel closed' >&2; exit 1; } ;;\n\
                       'info-get guestinfo.userdata') [ ! -e /large ] || printf %01100000d 0 ;;\n\
                       *) echo 'No value found' >&2; exit 1 ;;\nesac\n";
         system.write("/usr/bin/vmtoolsd", script, FileOptions::mode(0o755)).unwrap();
         let instance = Vmware.fetch(system, soon).unwrap();
         assert_eq!((instance.id.as_str(), instance.user_data.len()), ("vm-2", 0));
+        system.write("/broken", "", FileOptions::default()).unwrap();
+        let error = Vmware.fetch(system, soon).unwrap_err().message;
+        assert_eq!(error, "guestinfo.vendordata: vmtoolsd exited 1: channel closed");
         system.write("/large", "", FileOptions::default()).unwrap();
         let error = Vmware.fetch(system, soon).unwrap_err().message;
         assert!(error.starts_with("guestinfo.userdata: larger than 1048576 bytes"), "{error}");

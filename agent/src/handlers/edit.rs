@@ -1,6 +1,7 @@
 //! Small steps that the handlers of single settings share.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 
 use kiln_schema::status::Reason;
 use kiln_schema::yaml::{Argv, Spelled};
@@ -22,12 +23,14 @@ pub fn text_or_empty(system: &System, path: &str) -> io::Result<String> {
     }
 }
 
-/// Writes a file where its content is another one; whether it did.
+/// Writes a file where its content is another one, or where more may read it than should; whether it did.
 ///
 /// # Errors
 /// When it cannot be read or written.
 pub fn put(system: &System, path: &str, text: &str, mode: u32) -> io::Result<bool> {
-    let same = system.read(path).is_ok_and(|old| old == text.as_bytes());
+    let is_narrow = |found: &std::fs::Metadata| found.permissions().mode() & 0o777 & !mode == 0;
+    let same = system.read(path).is_ok_and(|old| old == text.as_bytes())
+        && system.metadata(path).is_ok_and(|found| is_narrow(&found));
     if !same {
         system.write(path, text, FileOptions::mode(mode))?;
     }

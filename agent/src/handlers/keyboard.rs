@@ -59,8 +59,9 @@ impl Handler for Keyboard {
             let plain =
                 |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | ',' | ':' | '(' | ')' | '+' | '.' | '/');
             if !word.chars().all(plain) || (key == "layout" && word.is_empty()) {
+                let list = key.trim_end_matches('s');
                 let message =
-                    format!("keyboard.{key}: `{word}` is no word of XKB; localectl list-x11-keymap-{key}s lists them");
+                    format!("keyboard.{key}: `{word}` is no word of XKB; localectl list-x11-keymap-{list}s lists them");
                 return Err(Failure::new(Reason::Config, message));
             }
         }

@@ -106,7 +106,7 @@ const TABLE: &[NotDone] = &[
     own("vendor_data2", "there is one vendor-data"),
     own("allow_userdata", "user-data is always read"),
     own("preserve_sources_list", "the agent leaves it as it is"),
-    own("disable_fallback_netcfg", "the agent leaves the network as the image has it"),
+    own("disable_fallback_netcfg", "`network: {config: disabled}` in /etc/kiln/agent.yaml keeps the network as it is"),
 ];
 
 /// The entry of a key that no handler owns, built-in or external.

@@ -88,7 +88,7 @@ pub fn mode_of(text: &str) -> u32 {
     let lower = text.to_lowercase();
     let in_address = lower.split("://").skip(1).any(|rest| {
         let host = rest.split(['/', '\n', ' ', '"']).next().unwrap_or_default();
-        host.contains('@') && host.contains(':')
+        host.contains('@')
     });
     if in_address || SECRET.iter().any(|word| lower.contains(word)) { 0o600 } else { 0o644 }
 }

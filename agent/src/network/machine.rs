@@ -7,11 +7,11 @@ const CLASS: &str = "/sys/class/net";
 /// Folders in which a file switches networkd or NetworkManager on.
 const WANTS: &[&str] = &["/etc/systemd/system", "/usr/lib/systemd/system"];
 
-/// Our files: folder, and how their names begin.
-const OURS: &[(&str, &str)] = &[
-    ("/etc/systemd/network", "10-cloud-init-"),
-    ("/etc/netplan", "50-cloud-init.yaml"),
-    ("/etc/network/interfaces.d", "50-cloud-init"),
+/// Our files: folder, how their names begin, and how they end; what lies beside them is somebody else's.
+const OURS: &[(&str, &str, &[&str])] = &[
+    ("/etc/systemd/network", "10-cloud-init-", &[".network", ".netdev", ".link"]),
+    ("/etc/netplan", "50-cloud-init.yaml", &["50-cloud-init.yaml"]),
+    ("/etc/network/interfaces.d", "50-cloud-init", &["50-cloud-init"]),
 ];
 
 /// An interface of the machine.
@@ -130,8 +130,9 @@ fn is_wanted(system: &System, unit: &str) -> bool {
 
 /// The files of ours that are there.
 pub fn ours(system: &System) -> Vec<String> {
-    let in_folder = |(folder, prefix): &(&str, &str)| {
-        let names = system.list(folder).unwrap_or_default().into_iter().filter(|name| name.starts_with(prefix));
+    let in_folder = |(folder, prefix, ends): &(&str, &str, &[&str])| {
+        let is_ours = |name: &String| name.starts_with(prefix) && ends.iter().any(|end| name.ends_with(end));
+        let names = system.list(folder).unwrap_or_default().into_iter().filter(is_ours);
         names.map(|name| format!("{folder}/{name}")).collect::<Vec<_>>()
     };
     OURS.iter().flat_map(in_folder).collect()

@@ -161,6 +161,13 @@ impl Command {
         self
     }
 
+    /// Ends it after another time.
+    #[must_use]
+    pub fn within(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
     /// The program's name, for messages.
     pub fn program(&self) -> &str {
         &self.program

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -38,17 +39,21 @@ impl System {
     }
 }
 
-/// Writes all of `text` to a file that does not block.
+/// Writes all of `text` to a file that does not block, as long as it takes something within `limit`.
 fn write_within(mut file: &File, mut text: &[u8], limit: Duration) -> io::Result<()> {
-    let deadline = Instant::now() + limit;
+    let mut deadline = Instant::now() + limit;
     while !text.is_empty() {
         match file.write(text) {
-            Ok(written) => text = &text[written..],
+            Ok(written) => {
+                text = &text[written..];
+                deadline = Instant::now() + limit;
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let left = deadline.saturating_duration_since(Instant::now()).as_millis();
                 let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-                if poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLOUT)], left)? == 0 {
+                let waited = poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLOUT)], left);
+                if !matches!(waited, Err(Errno::EINTR)) && waited? == 0 {
                     let message = format!("it took nothing for {} s", limit.as_secs());
                     return Err(io::Error::new(io::ErrorKind::TimedOut, message));
                 }

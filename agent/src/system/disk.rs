@@ -95,7 +95,9 @@ fn read_file(top: &Path, name: &str, limit: u64) -> io::Result<Option<Vec<u8>>> 
     if folders.into_iter().any(Path::is_symlink) {
         return Err(io::Error::other("a link leads there, and links on a disk are not followed"));
     }
-    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path) {
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path) {
+        // A pipe would never end.
+        Ok(file) if !file.metadata()?.is_file() => return Err(io::Error::other("it is no regular file")),
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),

@@ -237,7 +237,8 @@ impl<'input> Builder<'input> {
         match standard {
             Some(name) if scalar::TAGS.contains(&name) => Ok(Some(name.to_owned())),
             _ if full == "!" || full.is_empty() => Ok(None),
-            _ => self.error(&span.start, format!("unknown tag `{full}`; quote the text if it begins with `!`")),
+            // What it is may be a password without quotes, so it is not repeated.
+            _ => self.error(&span.start, "unknown tag; quote the text if it begins with `!`".to_owned()),
         }
     }
 }

@@ -171,7 +171,7 @@ fn the_schema_beside_the_types_is_theirs() {
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
     let differs = written.lines().zip(made.lines()).position(|(written, made)| written != made);
-    let told = "is not what the types say: run `KILN_BLESS=1 cargo test --workspace schema` and read the difference";
+    let told = "is not what the types say: run `KILN_BLESS=1 cargo test --workspace theirs` and read the difference";
     assert!(written == made, "{}:{} {told}", path.display(), differs.unwrap_or_default() + 1);
 }
 

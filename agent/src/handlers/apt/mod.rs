@@ -9,6 +9,7 @@ use serde_json::json;
 
 use self::config::{Config, Keys, Mirror, Source};
 use super::edit::{must, put, text_or_empty};
+use super::tools::mode_of;
 use super::{Failure, Frequency, Handled, Handler, Outcome};
 use crate::context::Context;
 use crate::system::{FileOptions, System};
@@ -105,7 +106,7 @@ impl Work<'_> {
     }
 
     fn conf(&mut self, keys: &Keys) -> Result<(), Failure> {
-        keys.conf.as_deref().map_or(Ok(()), |text| self.put(CONF, text, 0o644))
+        keys.conf.as_deref().map_or(Ok(()), |text| self.put(CONF, text, mode_of(text)))
     }
 
     fn proxies(&mut self, keys: &Keys) -> Result<(), Failure> {
@@ -139,14 +140,14 @@ impl Work<'_> {
         let distro = &self.context.system.distro().id;
         let named = format!("/etc/apt/sources.list.d/{distro}.sources");
         if is_deb822(&text) {
-            self.put(&named, &text, 0o644)?;
+            self.put(&named, &text, mode_of(&text))?;
             // The same sources told twice make apt complain at every run.
             if self.context.system.exists("/etc/apt/sources.list") {
                 self.put("/etc/apt/sources.list", &format!("# See {named}\n"), 0o644)?;
             }
             return Ok(());
         }
-        self.put("/etc/apt/sources.list", &text, 0o644)?;
+        self.put("/etc/apt/sources.list", &text, mode_of(&text))?;
         if self.context.system.exists(&named) {
             self.context.system.remove(&named)?;
             self.changed.insert(named);
@@ -198,19 +199,24 @@ impl Work<'_> {
         }
         let extension = if is_deb822(&text) { ".sources" } else { ".list" };
         let mut file = source.filename.clone().unwrap_or_else(|| name.to_owned());
+        if source.filename.as_ref().is_some_and(|file| !file.starts_with('/') && file.contains('/')) {
+            return refuse("its filename is a folder's, which apt does not read; give a name alone or a whole path");
+        }
         if !file.starts_with('/') {
-            file = format!("/etc/apt/sources.list.d/{}", file.replace(' ', "_"));
+            file = format!("/etc/apt/sources.list.d/{}", file.replace([' ', '/'], "_"));
         }
         if !file.ends_with(extension) {
             file.push_str(extension);
         }
         let old = text_or_empty(&self.context.system, &file)?;
         let keep = source.append.unwrap_or(true);
-        if keep && old.contains(&text) {
+        // Behind a `#` it is not there.
+        if keep && (old.starts_with(&text) || old.contains(&format!("\n{text}"))) {
             return Ok(());
         }
         let between = if keep && is_deb822(&text) && !old.is_empty() { "\n" } else { "" };
-        self.put(&file, &if keep { format!("{old}{between}{text}") } else { text }, 0o644)
+        let text = if keep { format!("{old}{between}{text}") } else { text };
+        self.put(&file, &text, mode_of(&text))
     }
 
     /// A key from a server, by gpg in a folder of its own.

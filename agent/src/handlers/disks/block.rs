@@ -72,7 +72,7 @@ pub fn root(system: &System) -> Option<(Mount, Block)> {
 }
 
 /// A disk or a partition.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Block {
     /// Its number, `8:1`.
     number: String,
@@ -121,6 +121,11 @@ impl Block {
         let partition = self.count(system, "partition")?;
         let disk = Block::of_number(system, &self.fact(system, "../dev")?)?;
         Some((disk, partition))
+    }
+
+    /// Its partition of a number.
+    pub fn partition(&self, system: &System, number: u64) -> Option<Block> {
+        self.partitions(system).into_iter().find(|block| block.count(system, "partition") == Some(number))
     }
 
     /// Its partitions, by number.

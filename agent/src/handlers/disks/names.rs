@@ -54,12 +54,14 @@ fn is_short(name: &str) -> bool {
     rest.is_some_and(|letters| !letters.is_empty() && letters.bytes().all(|b| b.is_ascii_lowercase()))
 }
 
-/// The path of a partition, if it is there: `sdb1`, `nvme1n1p1`, `by-id/x-part1`.
+/// The path of a partition, if the disk has it: `sdb1`, `nvme1n1p1`, `by-id/x-part1`.
 pub fn partition(context: &Context, disk: &str, number: u64) -> Option<String> {
-    // After a digit the number stands behind a letter; without it, loop11 would be a partition of loop1.
-    let plain = if disk.ends_with(|c: char| c.is_ascii_digit()) { None } else { Some(format!("{disk}{number}")) };
-    let names = [plain, Some(format!("{disk}p{number}")), Some(format!("{disk}-part{number}"))];
-    names.into_iter().flatten().find(|path| context.system.exists(path))
+    let system = &context.system;
+    // The kernel says what is part of what: `vg-data1` beside `vg-data` is another volume.
+    let wanted = Block::at(system, disk)?.partition(system, number)?;
+    let names = [format!("{disk}-part{number}"), format!("{disk}p{number}"), format!("{disk}{number}")];
+    let named = names.into_iter().find(|path| Block::at(system, path).as_ref() == Some(&wanted));
+    Some(named.unwrap_or_else(|| wanted.path()))
 }
 
 /// The device of a path, for which udev gets a moment if it is not there yet.
@@ -86,6 +88,7 @@ pub fn settle(context: &Context) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::block;
     use super::*;
     use crate::system::FileOptions;
 
@@ -123,17 +126,24 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_is_found_by_the_custom_of_its_disk() {
+    fn a_partition_is_what_the_kernel_calls_one_and_never_a_disk_of_such_a_name() {
         let tree = tempfile::tempdir().unwrap();
         let context = Context::for_test(tree.path(), "");
-        for name in ["/dev/sdb1", "/dev/loop1", "/dev/loop11", "/dev/nvme1n1p2", "/dev/disk/by-id/x-part3"] {
-            context.system.write(name, "", FileOptions::default()).unwrap();
+        if !block::fake::disk(&context.system, &[(1, 2048, 2048), (3, 8192, 2048)]) {
+            return;
         }
+        let link = |path: &str, target: &str| context.system.link(path, target).unwrap();
+        link("/dev/disk/by-id/x", "../../vdx");
+        link("/dev/disk/by-id/x-part3", "../../vdx3");
+        link("/dev/mapper/vg-data", "../vdx");
+        // Another volume, as its name alone would not tell.
+        link("/dev/mapper/vg-data1", "../vdx3");
         let found = |disk, number| partition(&context, disk, number);
-        assert_eq!(found("/dev/sdb", 1).as_deref(), Some("/dev/sdb1"));
-        assert_eq!(found("/dev/loop1", 1), None);
-        assert_eq!(found("/dev/nvme1n1", 2).as_deref(), Some("/dev/nvme1n1p2"));
+        assert_eq!(found("/dev/vdx", 1).as_deref(), Some("/dev/vdx1"));
+        assert_eq!(found("/dev/vdx", 2), None);
         assert_eq!(found("/dev/disk/by-id/x", 3).as_deref(), Some("/dev/disk/by-id/x-part3"));
+        assert_eq!(found("/dev/mapper/vg-data", 1).as_deref(), Some("/dev/vdx1"));
+        assert_eq!((found("/dev/vdx1", 1), found("/dev/none", 1)), (None, None));
         assert_eq!((split("data.2"), split("data"), split("a.b")), (("data", Some(2)), ("data", None), ("a.b", None)));
         assert_eq!(split("10.0.0.5:/srv"), ("10.0.0.5:/srv", None));
     }

@@ -102,7 +102,19 @@ pub struct Signature {
     pub table: Option<String>,
     /// There are signatures that contradict one another.
     pub is_mixed: bool,
+    /// What a boot loader or a firmware keeps there without any signature, by the type of the partition.
+    pub reserved: Option<&'static str>,
 }
+
+/// Types of partitions that hold no file system and are not free, as blkid writes them.
+const RESERVED: &[(&str, &str)] = &[
+    ("21686148-6449-6e6f-744e-656564454649", "the boot loader (BIOS boot)"),
+    ("9e1a2d38-c612-4316-aa26-8b49521e5a8b", "the boot loader (PReP)"),
+    ("0x41", "the boot loader (PReP)"),
+    ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "the firmware's boot files (EFI system)"),
+    ("0xef", "the firmware's boot files (EFI system)"),
+    ("e3c9e316-0b5c-4db8-817d-f92df00215ae", "room that is reserved for Windows"),
+];
 
 impl Signature {
     /// What a device holds, read from it and not from a cache.
@@ -134,7 +146,9 @@ impl Signature {
             let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
             Some(value.replace('\\', ""))
         };
-        Ok(Signature { kind: field("TYPE"), label: field("LABEL"), table: field("PTTYPE"), is_mixed: false })
+        let role = field("PART_ENTRY_TYPE");
+        let reserved = RESERVED.iter().find(|(kind, _)| role.as_deref() == Some(*kind)).map(|(_, what)| *what);
+        Ok(Signature { kind: field("TYPE"), label: field("LABEL"), table: field("PTTYPE"), is_mixed: false, reserved })
     }
 
     /// For a message; none where there is nothing.
@@ -143,6 +157,7 @@ impl Signature {
             Signature { is_mixed: true, .. } => Some("signatures of several file systems".to_owned()),
             Signature { kind: Some(kind), .. } => Some(kind.clone()),
             Signature { table: Some(table), .. } => Some(format!("a partition table ({table})")),
+            Signature { reserved: Some(what), .. } => Some((*what).to_owned()),
             _ => None,
         }
     }
@@ -177,6 +192,11 @@ mod tests {
             ("echo DEVNAME=/dev/x; echo LABEL=my\\\\ data; echo TYPE=ext4; echo USAGE=filesystem", Some("ext4")),
             ("echo PTTYPE=gpt; echo PTUUID=x", Some("a partition table (gpt)")),
             ("echo TYPE=swap", Some("swap")),
+            (
+                "echo PART_ENTRY_SCHEME=gpt; echo PART_ENTRY_TYPE=21686148-6449-6e6f-744e-656564454649",
+                Some("the boot loader (BIOS boot)"),
+            ),
+            ("echo PART_ENTRY_TYPE=0fc63daf-8483-4772-8e79-3d69d8477de4", None),
             ("exit 8", Some("signatures of several file systems")),
             ("exit 2", None),
         ] {

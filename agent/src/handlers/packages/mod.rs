@@ -152,8 +152,10 @@ impl Work<'_> {
     fn try_hard(&self, command: &Command) -> Result<(), Failure> {
         let mut tries = 1;
         loop {
+            // Each try has what the ones before it have left.
+            let command = command.clone().within(self.context.time_left());
             let finished =
-                self.context.run(command).map_err(|error| Failure::new(reason_of(&error), error.to_string()))?;
+                self.context.run(&command).map_err(|error| Failure::new(reason_of(&error), error.to_string()))?;
             if finished.success() {
                 return Ok(());
             }
