@@ -63,7 +63,14 @@ pub fn boot(system: &System, only: Option<Stage>) -> io::Result<Status> {
         report.stage_ended(stage)?;
         tell(if stage == Stage::Final { cloud_init::ended } else { cloud_init::stage_told });
     }
-    if report.snapshot().stage == Some(Stage::Final) {
+    let status = report.snapshot();
+    let is_over = status.stages.iter().any(|stage| stage.name == Stage::Final && stage.finished.is_some());
+    if status.stage != Some(Stage::Final) && is_over {
+        // An earlier stage, run once more by hand: the boot had ended, and so it has now.
+        report.finish()?;
+        tell(cloud_init::ended);
+    }
+    if status.stage == Some(Stage::Final) {
         ending::show(system, &report.snapshot());
         if ending::go_down(system, &report)? {
             tell(cloud_init::ended);

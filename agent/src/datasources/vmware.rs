@@ -232,7 +232,7 @@ mod tests {
         assert_eq!((instance.id.as_str(), instance.user_data.len()), ("vm-2", 0));
         system.write("/broken", "", FileOptions::default()).unwrap();
         let error = Vmware.fetch(system, soon).unwrap_err().message;
-        assert_eq!(error, "guestinfo.vendordata: vmtoolsd exited 1: channel closed");
+        assert_eq!(error, "guestinfo.vendordata: /usr/bin/vmtoolsd exited 1: channel closed");
         system.write("/large", "", FileOptions::default()).unwrap();
         let error = Vmware.fetch(system, soon).unwrap_err().message;
         assert!(error.starts_with("guestinfo.userdata: larger than 1048576 bytes"), "{error}");

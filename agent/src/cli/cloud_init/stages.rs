@@ -95,7 +95,9 @@ fn stage(system: &System, stage: Stage) -> ExitCode {
     };
     match boot(system, Some(stage)) {
         Ok(status) => {
-            let errors = told::stages(&status)[name]["errors"].as_array().map_or(0, Vec::len);
+            // The last stage answers for the boot, whichever stage a finding is counted to.
+            let told = if stage == Stage::Final { told::details(&status) } else { told::stages(&status)[name].take() };
+            let errors = told["errors"].as_array().map_or(0, Vec::len);
             ExitCode::from(u8::try_from(errors).unwrap_or(u8::MAX))
         }
         Err(error) => fail(name, &error.to_string()),
@@ -169,6 +171,14 @@ fn run_one(system: &System, module: &str, frequency: Option<Frequency>) -> Resul
             reports.extend(report.snapshot().handlers.into_iter().filter(|report| report.name == step.name));
         }
         runner.finish().map_err(|error| format!("{}: {error}", paths::STATE))?;
+    }
+    // What a boot would do at its very end, such as to take the machine down.
+    if let Some(last) = report.take_last_act() {
+        let ended = system.run(&last.command).map_err(|error| format!("{}: {error}", last.handler))?;
+        if !ended.success() {
+            let said = ended.last_lines(1).join("");
+            return Err(format!("{}: {} {}: {said}", last.handler, last.command.program(), ended.ending()));
+        }
     }
     if !found {
         let own = HANDLERS.iter().map(|handler| handler.name).collect::<Vec<_>>().join(", ");

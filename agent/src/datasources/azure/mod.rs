@@ -109,7 +109,7 @@ fn document(system: &System, id: &str) -> Result<Ovf, String> {
 fn keep(system: &System, id: &str, ovf: &Ovf) -> std::io::Result<()> {
     system.make_dir(KEPT, 0o700, None)?;
     system.write(format!("{KEPT}/{DOCUMENT}"), &ovf.redacted, FileOptions::mode(0o600).durable())?;
-    system.write(KEPT_ID, format!("{id}\n"), FileOptions::mode(0o600))
+    system.write(KEPT_ID, format!("{id}\n"), FileOptions::mode(0o600).durable())
 }
 
 fn imds(service: &Service) -> Result<Json, net::Error> {

@@ -235,6 +235,7 @@ fn configure(context: &Context, image: Option<Node>, stage: Stage) -> Handled {
             told => Err(Failure::new(Reason::Config, format!("the network is left as it is: {}", told.join("; ")))),
         };
     }
+    let before = kept(system, &files);
     let changed = write(system, &files)?;
     // Also where no file is another one: an earlier boot may have failed here.
     rename(context, &network.links, &nics, stage)?;
@@ -243,8 +244,14 @@ fn configure(context: &Context, image: Option<Node>, stage: Stage) -> Handled {
         // A document that netplan refuses is no network at all; what is understood here is more than that.
         (Err(refusal), Some(file)) if refusal.reason == Reason::CommandFailed => {
             put(system, &file.path, &file.text, file.mode)?;
-            take_up(context, renderer, stage)?;
+            if let Err(failure) = take_up(context, renderer, stage) {
+                return Err(restored(system, &before, failure));
+            }
             left_out.push(refusal.message);
+        }
+        // With one file that it refuses netplan does nothing at the next boot, for the image's own ones either.
+        (Err(refusal), None) if renderer == Renderer::Netplan && refusal.reason == Reason::CommandFailed => {
+            return Err(restored(system, &before, refusal));
         }
         (Err(failure), _) => return Err(failure),
     }
@@ -287,6 +294,26 @@ fn record(wanted: &Wanted, renderer: Renderer, id: &str) -> String {
 fn fallback(name: &str) -> NetworkConfig {
     let text = json!({"version": 2, "ethernets": {name: {"dhcp4": true, "dhcp6": true}}}).to_string();
     NetworkConfig::new("the built-in configuration", Format::CloudInit, text)
+}
+
+/// Files as they are before they are written; none where there is no file.
+type Before = Vec<(String, u32, Option<Vec<u8>>)>;
+
+fn kept(system: &System, files: &[File]) -> Before {
+    files.iter().map(|file| (file.path.clone(), file.mode, system.read(&file.path).ok())).collect()
+}
+
+/// The failure, after the files have been put back.
+fn restored(system: &System, before: &Before, failure: Failure) -> Failure {
+    let put_back = before.iter().try_for_each(|(path, mode, old)| match old {
+        Some(bytes) => system.write(path, bytes, FileOptions::mode(*mode)),
+        None => system.remove(path),
+    });
+    let then = match put_back {
+        Ok(()) => "the files are as they were".to_owned(),
+        Err(error) => format!("the files could not be put back: {error}"),
+    };
+    Failure { message: format!("{}; {then}", failure.message), ..failure }
 }
 
 /// Writes the files and removes those of ours that are no more; which of them were other ones before.

@@ -6,6 +6,7 @@ use super::config::UserKeys;
 use super::shadow;
 use crate::context::Context;
 use crate::handlers::Failure;
+use crate::handlers::edit::text_or_empty;
 use crate::handlers::set_passwords::{change, one_line, stored_form};
 
 /// Sets the passwords that are given and locks or unlocks what the account then has. Whatever fails, the
@@ -34,7 +35,7 @@ pub fn apply(user: &UserKeys, existed: bool, context: &Context) -> Vec<Failure> 
 
 /// Locks the password of an account, or unlocks the one that it has. `*` and `!` alone match no password.
 fn lock(user: &UserKeys, context: &Context) -> Result<(), Failure> {
-    let text = context.system.read_text("/etc/shadow").unwrap_or_default();
+    let text = text_or_empty(&context.system, "/etc/shadow")?;
     let mut lines = text.lines();
     let password = lines.find_map(|line| line.strip_prefix(&user.name)?.strip_prefix(':')?.split(':').next());
     let Some(password) = password else { return Ok(()) };
