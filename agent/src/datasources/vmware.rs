@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::Value as Json;
 
 use super::nocloud::meta;
 use super::place::dmi;
 use super::{Datasource, Detected, Instance, SourceError};
+use crate::network::{Format, NetworkConfig};
 use crate::system::{Command, System};
 use crate::userdata::gunzip;
 
@@ -111,6 +113,7 @@ fn read(system: &System, mut value: impl FnMut(&str) -> Result<Option<String>, S
         return Err(message.to_owned());
     }
     let meta = meta::parse("guestinfo.metadata", &metadata.unwrap_or_default())?;
+    let network = network(&meta.all).map_err(|why| format!("guestinfo.metadata: network: {why}"))?;
     let of_firmware = || Some(dmi(system, "product_uuid").to_lowercase()).filter(|id| !id.is_empty());
     let none = "guestinfo.metadata has no instance-id, and the firmware no product_uuid";
     let mut instance = Instance::new("vmware", &meta.id.or_else(of_firmware).ok_or(none)?);
@@ -119,8 +122,20 @@ fn read(system: &System, mut value: impl FnMut(&str) -> Result<Option<String>, S
     instance.launch_index = meta.launch_index;
     instance.user_data = user_data.unwrap_or_default();
     instance.vendor_data = vendor_data.unwrap_or_default();
+    instance.network = network;
     instance.metadata = meta.all;
     Ok(instance)
+}
+
+/// The network's configuration in the metadata: a mapping, or text packed as `network.encoding` says.
+fn network(metadata: &Json) -> Result<Option<NetworkConfig>, String> {
+    let encoding = metadata.get("network.encoding").and_then(Json::as_str).unwrap_or_default();
+    let bytes = match metadata.get("network").map(|told| told.get("config").unwrap_or(told)) {
+        None | Some(Json::Null) => return Ok(None),
+        Some(Json::String(text)) => decode(text, encoding.trim())?,
+        Some(mapping) => mapping.to_string().into_bytes(),
+    };
+    Ok(NetworkConfig::of_bytes("guestinfo.metadata/network", Format::CloudInit, &bytes))
 }
 
 /// A value as its encoding says.
@@ -175,6 +190,22 @@ mod tests {
             assert_eq!((instance.user_data.as_slice(), instance.vendor_data.len()), (&b"#!a"[..], 0));
             assert_eq!(instance.public_keys, ["ssh-rsa A"]);
         }
+    }
+
+    #[test]
+    fn the_network_of_the_metadata_is_taken_in_either_form() {
+        fn text(metadata: &str) -> Option<String> {
+            Some(guest(&[("metadata", metadata)]).unwrap().network?.text)
+        }
+        let own = r#"{"version":2,"ethernets":{"ens192":{"dhcp4":true}}}"#;
+        assert_eq!(text(&format!("instance-id: a\nnetwork: {own}")).as_deref(), Some(own));
+        assert_eq!(text(&format!("instance-id: a\nnetwork: {{config: {own}}}")).as_deref(), Some(own));
+        let packed = STANDARD.encode(own);
+        let metadata = format!("instance-id: a\nnetwork: {packed}\nnetwork.encoding: base64");
+        assert_eq!(text(&metadata).as_deref(), Some(own));
+        assert_eq!(text("instance-id: a\nnetwork:"), None);
+        let told = guest(&[("metadata", "instance-id: a\nnetwork: '?'\nnetwork.encoding: base64")]).unwrap_err();
+        assert!(told.starts_with("guestinfo.metadata: network: its encoding is base64"), "{told}");
     }
 
     #[test]

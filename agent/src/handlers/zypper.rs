@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::edit::{put, text_or_empty};
 use super::section::Section;
-use super::tools::{Steps, mode_of};
+use super::tools::{Steps, is_installed, mode_of};
 use super::{Failure, Frequency, Handled, Handler, Outcome, items};
 use crate::context::Context;
 use crate::system::{FileOptions, System};
@@ -71,6 +71,10 @@ impl Handler for Zypper {
         let keys = config.zypper.as_ref().unwrap_or(&nothing);
         if keys.repos.is_empty() && keys.config.is_empty() {
             return Ok(Outcome::Skipped(Reason::NothingToDo, "zypper is given nothing".to_owned()));
+        }
+        if !is_installed(system, "zypper") {
+            let message = "this machine has no zypper, so nothing is written; `apt` or `yum_repos` is what it has";
+            return Err(Failure::new(Reason::Unsupported, message));
         }
         let mut steps = Steps::of("zypper");
         let config: Vec<_> = keys.config.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect();
@@ -183,6 +187,7 @@ mod tests {
             context.system.write(CONF, text, FileOptions::mode(0o640)).unwrap();
         }
         context.system.write("/etc/zypp/repos.d/own.repo", "[own]\n", FileOptions::default()).unwrap();
+        context.system.write("/usr/bin/zypper", "", FileOptions::mode(0o755)).unwrap();
         let handled = context.run_handler::<Zypper>();
         (tree, context, handled)
     }

@@ -145,6 +145,11 @@ pub struct Overrides {
 }
 
 impl Network {
+    /// Whether any interface gets an address by it.
+    pub fn gives_an_address(&self) -> bool {
+        self.links.iter().any(|link| link.has_addresses() || link.accept_ra == Some(true))
+    }
+
     /// Whether there is more than one interface that asks DHCP, as the machine's image has it do anyway.
     pub fn is_more_than_usual(&self) -> bool {
         let more = |link: &Link| !(link.addresses.is_empty() && link.routes.is_empty()) || link.mtu.is_some();

@@ -41,7 +41,12 @@ impl Datasource for NoCloud {
     }
 
     fn needs_network(&self, system: &System) -> bool {
-        line(system).and_then(|line| line.seed).is_some_and(|seed| is_url(&seed))
+        match line(system) {
+            Some(Line { seed: Some(seed), .. }) => is_url(&seed),
+            // The line alone counts only when a disk, which may still be on its way, would have come.
+            Some(_) => folder(system).is_none() && disk(system).is_none(),
+            None => false,
+        }
     }
 
     fn detect(&self, system: &System) -> Detected {

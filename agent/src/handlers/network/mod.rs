@@ -229,7 +229,9 @@ fn configure(context: &Context, image: Option<Node>, stage: Stage) -> Handled {
     // The source was reached by the network, so the image does this much by itself.
     let is_usual = stage != Stage::Local && !network.is_more_than_usual();
     let is_of_source = matches!(&wanted, Wanted::Source(config) if config.format != Format::CloudInit);
-    if files.is_empty() || is_usual && is_of_source {
+    // What could not be read may have been the only address: without any, the machine would be cut off.
+    let would_cut = !left_out.is_empty() && !network.gives_an_address();
+    if files.is_empty() || would_cut || is_usual && is_of_source {
         return match left_out.as_slice() {
             [] => skipped(Reason::NothingToDo, "the configuration has nothing that the machine does not do anyway"),
             told => Err(Failure::new(Reason::Config, format!("the network is left as it is: {}", told.join("; ")))),

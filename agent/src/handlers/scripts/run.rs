@@ -58,10 +58,11 @@ pub fn install(context: &Context, folder: &str, scripts: &[Script]) -> std::io::
 ///
 /// # Errors
 /// What the status tells of those that failed.
-pub fn all(context: &Context, programs: &[Program], prefix: &[String], unusable: Vec<String>) -> Handled {
+pub fn all(context: &Context, programs: &[Program], prefix: &[String], mut unusable: Vec<String>) -> Handled {
     let mut ran = Vec::new();
     for Program { name, path, head } in programs {
         if context.time_left().is_zero() {
+            unusable.push(format!("the time was up before the turn of `{name}`"));
             break;
         }
         let command = match prefix {
