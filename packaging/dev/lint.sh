@@ -21,7 +21,9 @@ done
 
 echo "== dependencies"
 # The licences, sources and duplicates need the lock file alone. The advisories need a database from
-# GitHub: where that cannot be fetched, this says so and goes on, for it is no fault of the source.
+# GitHub: where that cannot be fetched, this says so and goes on, for it is no fault of the source. It
+# reads each crate's own manifest, so on a fresh machine they are fetched first.
+cargo fetch --locked --quiet
 cargo deny --locked --offline check --hide-inclusion-graph bans licenses sources
 if curl --silent --head --fail --max-time 10 --output /dev/null https://github.com/rustsec/advisory-db; then
     cargo deny --locked check --hide-inclusion-graph advisories
