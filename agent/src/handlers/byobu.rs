@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::edit::must;
-use super::tools::{Steps, command_as, is_installed, run_to_end};
+use super::tools::{Steps, command_as, run_to_end};
 use super::{Failure, Frequency, Handled, Handler, Outcome, check, packages, users};
 use crate::context::Context;
 
@@ -58,7 +58,7 @@ impl Handler for Byobu {
         }
         let enable = !word.starts_with("disable");
         let mut steps = Steps::of("byobu_by_default");
-        if !is_installed(&context.system, "byobu-launcher-install") {
+        if !context.system.has_program("byobu-launcher-install") {
             if !enable {
                 return skipped(Reason::NothingToDo, "byobu is not installed");
             }

@@ -191,9 +191,13 @@ impl Failure {
     pub fn with_detail(self, detail: Json) -> Self {
         Failure { detail: Some(detail), ..self }
     }
-}
 
-impl Failure {
+    /// The same of one part of the work, whose name goes before the message.
+    #[must_use]
+    pub fn under(self, part: &str) -> Self {
+        Failure { message: format!("{part}: {}", self.message), ..self }
+    }
+
     /// One failure for several, of the first's reason; none for none.
     pub fn all(failures: Vec<Failure>) -> Option<Self> {
         let reason = failures.first()?.reason;

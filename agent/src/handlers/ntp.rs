@@ -9,7 +9,7 @@ use serde_json::json;
 use super::edit::{must, put};
 use super::{Failure, Frequency, Handled, Handler, Outcome};
 use crate::context::Context;
-use crate::system::{FileOptions, PATH, System};
+use crate::system::{FileOptions, System};
 
 /// Sets the servers of the clock.
 pub struct Ntp;
@@ -116,22 +116,15 @@ impl Handler for Ntp {
     }
 }
 
-fn is_installed(client: &Client, system: &System) -> bool {
-    if client.program.starts_with('/') {
-        return system.exists(client.program);
-    }
-    PATH.split(':').any(|folder| system.exists(format!("{folder}/{}", client.program)))
-}
-
 fn client(keys: &Keys, system: &System) -> Result<&'static Client, Failure> {
     let word = keys.ntp_client.as_deref().unwrap_or("auto");
     let found = match word {
-        "auto" => CLIENTS.iter().find(|client| is_installed(client, system)),
+        "auto" => CLIENTS.iter().find(|client| system.has_program(client.program)),
         _ => CLIENTS.iter().find(|client| client.name == word),
     };
     let names = CLIENTS.iter().map(|client| client.name).collect::<Vec<_>>().join(", ");
     match found {
-        Some(client) if is_installed(client, system) => Ok(client),
+        Some(client) if system.has_program(client.program) => Ok(client),
         Some(client) => {
             let message = format!("ntp.ntp_client: {0} is not installed; put {0} into the image", client.name);
             Err(Failure::new(Reason::MissingProgram, message))

@@ -12,7 +12,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer};
 use serde_json::json;
 
-use super::{Frequency, Handled, Handler, Outcome};
+use super::edit::command_of;
+use super::{Failure, Frequency, Handled, Handler, Outcome};
 use crate::context::Context;
 use crate::report::LastAct;
 use crate::system::{Command, now};
@@ -185,20 +186,13 @@ impl Handler for PowerState {
 }
 
 /// Why the condition is not met.
-fn unmet(condition: &Condition, context: &Context) -> Result<Option<String>, super::Failure> {
+fn unmet(condition: &Condition, context: &Context) -> Result<Option<String>, Failure> {
     let command = match condition {
         Condition::Is(true) => return Ok(None),
         Condition::Is(false) => return Ok(Some("power_state.condition is false".to_owned())),
-        Condition::Command(Argv::Shell(line)) => context.command("/bin/sh").args(["-c", line]),
-        Condition::Command(Argv::Words(words)) => {
-            let (program, args) = words.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
-            context.command(program).args(args.iter().cloned())
-        }
+        Condition::Command(argv) => command_of(context, argv),
     };
-    let finished = context.run(&command).map_err(|error| {
-        let failure = super::Failure::from(error);
-        super::Failure { message: format!("power_state.condition: {}", failure.message), ..failure }
-    })?;
+    let finished = context.run(&command).map_err(|error| Failure::from(error).under("power_state.condition"))?;
     Ok((!finished.success()).then(|| format!("power_state.condition {}", finished.ending())))
 }
 

@@ -122,7 +122,7 @@ impl Handler for Rsyslog {
         };
         let mut failures = Vec::new();
         let program = keys.check_exe.as_deref().unwrap_or("rsyslogd");
-        if keys.install_rsyslog && !is_installed(context, program) {
+        if keys.install_rsyslog && !context.system.has_program(program) {
             let message = format!("rsyslog.install_rsyslog: {program} is not installed; put rsyslog into `packages`");
             failures.push(Failure::new(Reason::Unsupported, message));
         }
@@ -145,12 +145,6 @@ impl Handler for Rsyslog {
             None => Ok(Outcome::Ok(Some(detail))),
         }
     }
-}
-
-fn is_installed(context: &Context, program: &str) -> bool {
-    let there = |path: String| context.system.exists(path);
-    program.starts_with('/') && there(program.to_owned())
-        || crate::system::PATH.split(':').any(|folder| there(format!("{folder}/{program}")))
 }
 
 /// Every file with its rules, in the order of the first mention.

@@ -156,7 +156,7 @@ fn import(config: &Config, servers: &Servers, context: &Context) -> Handled {
         for id in ids {
             match fetch(&id, servers, &client, &engine, context) {
                 Ok(found) => keys.extend(found),
-                Err(failure) => problems.push(prefixed(&id.text(), failure)),
+                Err(failure) => problems.push(failure.under(&id.text())),
             }
         }
         if keys.is_empty() {
@@ -169,7 +169,7 @@ fn import(config: &Config, servers: &Servers, context: &Context) -> Handled {
         };
         match installed {
             Ok(_) => drop(imported.insert(user, json!(keys.len()))),
-            Err(failure) => problems.push(prefixed(&format!("user `{user}`"), failure)),
+            Err(failure) => problems.push(failure.under(&format!("user `{user}`"))),
         }
     }
     let detail = json!({"keys": imported});
@@ -177,10 +177,6 @@ fn import(config: &Config, servers: &Servers, context: &Context) -> Handled {
         Some(failure) => Err(failure.with_detail(detail)),
         None => Ok(Outcome::Ok(Some(detail))),
     }
-}
-
-fn prefixed(whose: &str, failure: Failure) -> Failure {
-    Failure { message: format!("{whose}: {}", failure.message), ..failure }
 }
 
 fn fetch(

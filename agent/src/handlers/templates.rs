@@ -61,8 +61,7 @@ impl Handler for Templates {
         let (mut changed, mut unchanged) = (Vec::new(), 0);
         let mut notified: Vec<(&str, &Argv)> = Vec::new();
         for template in config.templates.iter() {
-            let told =
-                |failure: Failure| Failure { message: format!("{}: {}", template.path, failure.message), ..failure };
+            let told = |failure: Failure| failure.under(&template.path);
             match write(template, &variables, context) {
                 Ok(true) => {
                     changed.push(template.path.as_str());

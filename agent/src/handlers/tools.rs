@@ -33,8 +33,7 @@ impl Steps {
     pub fn add(&mut self, part: &str, outcome: Result<(), Failure>) -> bool {
         let Err(failure) = outcome else { return true };
         let dot = if part.is_empty() || part.starts_with('[') { "" } else { "." };
-        let message = format!("{}{dot}{part}: {}", self.key, failure.message);
-        self.failures.push(Failure { message, ..failure });
+        self.failures.push(failure.under(&format!("{}{dot}{part}", self.key)));
         false
     }
 
@@ -53,11 +52,6 @@ impl Steps {
             None => Ok(Outcome::Ok(Some(detail))),
         }
     }
-}
-
-/// Whether a program is in the path of commands.
-pub fn is_installed(system: &System, program: &str) -> bool {
-    PATH.split(':').any(|folder| system.exists(format!("{folder}/{program}")))
 }
 
 /// Has systemd do something with a unit. A tree has units that can be enabled and none that runs.
@@ -134,8 +128,7 @@ pub fn run_to_end(context: &Context, what: &str, command: &Command) -> Result<()
         Ok(finished) if finished.success() => return Ok(()),
         Ok(finished) => finished,
         Err(error) => {
-            let failure = Failure::from(error);
-            return Err(Failure { message: format!("{what}: {}", failure.message), ..failure });
+            return Err(Failure::from(error).under(what));
         }
     };
     let words = last_words(&finished, 3).join(" / ");

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::tools::{Steps, is_installed, put_secret, run_to_end, systemctl};
+use super::tools::{Steps, put_secret, run_to_end, systemctl};
 use super::{Failure, Frequency, Handled, Handler, Outcome, packages};
 use crate::context::Context;
 
@@ -67,7 +67,7 @@ impl Handler for Wireguard {
             .enumerate()
             .filter(|(index, interface)| steps.add(&format!("interfaces[{index}]"), write(interface, context)));
         let written: Vec<&Interface> = written.map(|(_, interface)| interface).collect();
-        let is_there = written.is_empty() || is_installed(&context.system, "wg");
+        let is_there = written.is_empty() || context.system.has_program("wg");
         if is_there || steps.add("", packages::ensure(context, &["wireguard-tools"])) {
             for interface in &written {
                 steps.add("interfaces", start(interface, context));

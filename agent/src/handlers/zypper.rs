@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::edit::{put, text_or_empty};
 use super::section::Section;
-use super::tools::{Steps, is_installed, mode_of};
+use super::tools::{Steps, mode_of};
 use super::{Failure, Frequency, Handled, Handler, Outcome, items};
 use crate::context::Context;
 use crate::system::{FileOptions, System};
@@ -72,7 +72,7 @@ impl Handler for Zypper {
         if keys.repos.is_empty() && keys.config.is_empty() {
             return Ok(Outcome::Skipped(Reason::NothingToDo, "zypper is given nothing".to_owned()));
         }
-        if !is_installed(system, "zypper") {
+        if !system.has_program("zypper") {
             let message = "this machine has no zypper, so nothing is written; `apt` or `yum_repos` is what it has";
             return Err(Failure::new(Reason::Unsupported, message));
         }

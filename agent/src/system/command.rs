@@ -249,6 +249,11 @@ impl System {
 }
 
 impl System {
+    /// Whether a program can be run: one of the [`PATH`], or by its path.
+    pub fn has_program(&self, program: &str) -> bool {
+        self.find_program(program).is_ok_and(|path| self.exists(path))
+    }
+
     /// The path of a program: the first of its name in [`PATH`] that may be executed.
     fn find_program(&self, program: &str) -> Result<String, RunError> {
         if program.contains('/') {

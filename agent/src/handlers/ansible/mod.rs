@@ -9,7 +9,7 @@ use kiln_schema::yaml::{Node, scalar};
 use serde_json::json;
 
 use self::config::{Config, Keys, Values};
-use super::tools::{Steps, command_as, is_installed, run_to_end};
+use super::tools::{Steps, command_as, run_to_end};
 use super::{Failure, Frequency, Handled, Handler, Outcome, check, items, packages};
 use crate::context::Context;
 use crate::system::Command;
@@ -135,11 +135,11 @@ impl Work<'_> {
         let system = &self.context.system;
         let package = self.keys.package_name.as_deref().unwrap_or("ansible");
         let gets = !self.keys.pull.is_empty() || !self.keys.setup_controller.repositories.is_empty();
-        let mut packages = if gets && !is_installed(system, "git") { vec!["git"] } else { Vec::new() };
+        let mut packages = if gets && !system.has_program("git") { vec!["git"] } else { Vec::new() };
         let method = self.keys.install_method.as_deref().unwrap_or(METHODS[0]);
         let home = self.keys.run_user.as_ref().and_then(|user| system.account(user)).map(|account| account.home);
         let own = home.is_some_and(|home| system.exists(format!("{home}/.local/bin/ansible-pull")));
-        let lacks = !own && !is_installed(system, "ansible-pull");
+        let lacks = !own && !system.has_program("ansible-pull");
         match method {
             "distro" if lacks => packages.push(package),
             "pip" if lacks => {

@@ -73,8 +73,7 @@ struct Work<'a> {
 impl Work<'_> {
     fn step(&mut self, key: &str, work: impl FnOnce(&mut Self) -> Result<(), Failure>) {
         if let Err(failure) = work(self) {
-            let message = format!("apt.{key}: {}", failure.message);
-            self.failures.push(Failure { message, ..failure });
+            self.failures.push(failure.under(&format!("apt.{key}")));
         }
     }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use self::config::{Config, Keys};
 use self::files::KeyFile;
-use super::tools::{Steps, is_installed, not_text, run_to_end};
+use super::tools::{Steps, not_text, run_to_end};
 use super::{Failure, Frequency, Handled, Handler, Outcome, check, packages};
 use crate::context::Context;
 use crate::net::{Client, Engine, Policy, Request};
@@ -82,7 +82,7 @@ impl Handler for Chef {
         let changed = files::write(keys, context, &mut steps);
         let mut exec = keys.exec.unwrap_or(false);
         let mut installed = false;
-        let lacks = keys.force_install || !is_installed(&context.system, "chef-client");
+        let lacks = keys.force_install || !context.system.has_program("chef-client");
         if lacks {
             let kind = keys.install_type.as_deref().unwrap_or(TYPES[0]);
             exec = keys.exec.unwrap_or(kind == "gems");

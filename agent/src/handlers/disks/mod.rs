@@ -48,10 +48,7 @@ impl Pass {
     fn note(&mut self, place: &str, result: Result<Json, Failure>) {
         match result {
             Ok(done) => self.done.push(done),
-            Err(failure) => {
-                let message = format!("{place}: {}", failure.message);
-                self.failures.push(Failure { message, ..failure });
-            }
+            Err(failure) => self.failures.push(failure.under(place)),
         }
     }
 

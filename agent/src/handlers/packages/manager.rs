@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::handlers::packages::config::Wanted;
-use crate::system::{Command, FileOptions, Finished, PATH, System};
+use crate::system::{Command, FileOptions, Finished, System};
 
 /// How long apt waits for another program that holds dpkg's lock, in its settings' own form, in seconds.
 const LOCK_WAIT: &str = "DPkg::Lock::Timeout \"300\";\n";
@@ -55,9 +55,8 @@ pub enum Manager {
 impl Manager {
     /// The one of this machine.
     pub fn of(system: &System) -> Option<Self> {
-        let installed = |program: &str| PATH.split(':').any(|folder| system.exists(format!("{folder}/{program}")));
         let known = [Manager::Apt, Manager::Dnf, Manager::Yum, Manager::Zypper];
-        known.into_iter().find(|manager| installed(manager.program()))
+        known.into_iter().find(|manager| system.has_program(manager.program()))
     }
 
     /// Its name in the user-data.

@@ -180,10 +180,7 @@ impl Work<'_> {
         let outcome = self.try_hard(command);
         let word = outcome.as_ref().map_or_else(|failure| failure.message.clone(), |()| "ok".to_owned());
         self.detail.insert(name.to_owned(), json!(word));
-        outcome.map_err(|failure| {
-            let message = format!("{} {name}: {}", self.manager.name(), failure.message);
-            Failure { message, ..failure }
-        })
+        outcome.map_err(|failure| failure.under(&format!("{} {name}", self.manager.name())))
     }
 
     /// Installs all at once, and where that fails one by one, so that a bad one hides no other.

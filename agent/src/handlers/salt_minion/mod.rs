@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::edit::put;
-use super::tools::{Steps, is_installed, mode_of, not_text, put_secret, run_to_end, systemctl};
+use super::tools::{Steps, mode_of, not_text, put_secret, run_to_end, systemctl};
 use super::{Failure, Frequency, Handled, Handler, packages};
 use crate::context::Context;
 
@@ -72,8 +72,8 @@ impl Handler for SaltMinion {
         let mut steps = Steps::of("salt_minion");
         let package = keys.pkg_name.as_deref().unwrap_or("salt-minion");
         // Where the program is there, an image without a package manager needs none.
-        let installed = is_installed(&context.system, "salt-minion")
-            || steps.add("pkg_name", packages::ensure(context, &[package]));
+        let installed =
+            context.system.has_program("salt-minion") || steps.add("pkg_name", packages::ensure(context, &[package]));
         let folder = keys.config_dir.as_deref().unwrap_or("/etc/salt").trim_end_matches('/');
         let mut changed = Vec::new();
         for (name, value) in [("minion", &keys.conf), ("grains", &keys.grains)] {

@@ -67,7 +67,7 @@ impl Handler for SetPasswords {
         let mut done = Done::default();
         for wanted in wanted(config, context) {
             let result = set(&wanted, config.chpasswd.expire, context, &mut done);
-            problems.extend(result.err().map(|failure| prefixed(&wanted.whose, failure)));
+            problems.extend(result.err().map(|failure| failure.under(&wanted.whose)));
         }
         problems.extend(show(&done.random, context).err());
         let mut detail = json!({});
@@ -122,10 +122,6 @@ fn wanted(config: &Config, context: &Context) -> Vec<Wanted> {
 
 fn named(user: &str) -> String {
     format!("user `{user}`")
-}
-
-fn prefixed(whose: &str, failure: Failure) -> Failure {
-    Failure { message: format!("{whose}: {}", failure.message), ..failure }
 }
 
 fn config_failure(message: impl std::fmt::Display) -> Failure {

@@ -85,7 +85,7 @@ impl Handler for Users {
         for (group, members) in groups {
             for member in members {
                 let joined = join(member, std::slice::from_ref(group), context);
-                problems.extend(joined.err().map(|f| prefixed(&format!("group `{group}`"), f)));
+                problems.extend(joined.err().map(|f| f.under(&format!("group `{group}`"))));
             }
         }
         let detail = json!({"made": made, "completed": completed});
@@ -155,7 +155,7 @@ fn make(user: &UserKeys, existed: bool, default: Option<&str>, context: &Context
     };
     let stopped = steps().err();
     failures.extend(stopped);
-    failures.into_iter().map(|failure| prefixed(&whose, failure)).collect()
+    failures.into_iter().map(|failure| failure.under(&whose)).collect()
 }
 
 /// Whether a user without keys gets a file for them, as whoever adds keys later finds it with cloud-init:
@@ -193,10 +193,6 @@ fn has_selinux(context: &Context) -> bool {
     context.system.exists("/etc/selinux/config")
 }
 
-fn prefixed(whose: &str, failure: Failure) -> Failure {
-    Failure { message: format!("{whose}: {}", failure.message), ..failure }
-}
-
 /// The name goes into command lines, /etc/passwd and sudo's rules; what else is allowed, useradd knows.
 fn check_name(name: &str) -> Result<(), Failure> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
@@ -212,7 +208,7 @@ fn make_group(group: &str, context: &Context) -> Result<(), Failure> {
         return Ok(());
     }
     let made = check_name(group).and_then(|()| shadow(context.command("groupadd").args(["--", group]), context));
-    made.map_err(|failure| prefixed(&format!("group `{group}`"), failure))
+    made.map_err(|failure| failure.under(&format!("group `{group}`")))
 }
 
 fn add(user: &UserKeys, groups: &[String], context: &Context) -> Result<(), Failure> {

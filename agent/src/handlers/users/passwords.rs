@@ -26,8 +26,7 @@ pub fn apply(user: &UserKeys, existed: bool, context: &Context) -> Vec<Failure> 
                 Err(Failure::new(Reason::Config, format!("{why}{}", if is_hash { advice } else { "" })))
             }
         };
-        failures
-            .extend(result.err().map(|failure| Failure { message: format!("{key}: {}", failure.message), ..failure }));
+        failures.extend(result.err().map(|failure| failure.under(key)));
     }
     failures.extend(lock(user, context).err());
     failures
