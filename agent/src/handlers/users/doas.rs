@@ -8,11 +8,14 @@ use crate::system::FileOptions;
 
 /// doas has no folder of drop-ins.
 const RULES: &str = "/etc/doas.conf";
+/// The file as it would be, which doas is asked about: it reads none from its input.
+const NEW_RULES: &str = "/run/kiln/doas.conf";
 
 /// Adds those rules of a user that are not there yet.
 ///
 /// # Errors
 /// The rule that does not speak of the user: none is written then, as one without a name lets everybody in.
+/// What doas says of rules that it refuses.
 pub fn add(context: &Context, user: &str, rules: &[String]) -> Result<(), Failure> {
     let lines = rules.iter().flat_map(|rule| rule.lines()).map(str::trim).filter(|line| !line.is_empty());
     let lines: Vec<&str> = lines.collect();
@@ -34,8 +37,26 @@ pub fn add(context: &Context, user: &str, rules: &[String]) -> Result<(), Failur
         text.push('\n');
     }
     text.push_str(&format!("# Rules of {user}, by kiln-agent.\n{}\n", missing.join("\n")));
+    check(context, &text)?;
     let options = if old.is_empty() { FileOptions::mode(0o440) } else { FileOptions::default() };
     Ok(context.system.write(RULES, text, options.durable())?)
+}
+
+/// One bad line would make doas refuse everybody. Without doas the file is written unchecked.
+fn check(context: &Context, rules: &str) -> Result<(), Failure> {
+    if !context.system.has_program("doas") {
+        return Ok(());
+    }
+    context.system.write(NEW_RULES, rules, FileOptions::mode(0o400))?;
+    let checked = context.run(&context.command("doas").args(["-C", NEW_RULES]));
+    context.system.remove(NEW_RULES)?;
+    let finished = checked?;
+    if finished.success() {
+        return Ok(());
+    }
+    let said = finished.last_lines(1).pop().unwrap_or_else(|| finished.ending());
+    let message = format!("doas refuses its rules, so they are not installed: {}", said.trim());
+    Err(Failure::new(Reason::Config, message))
 }
 
 /// `permit OPTIONS USER …` or `deny USER …`.
@@ -75,5 +96,26 @@ mod tests {
             assert!(failure.message.starts_with("doas[1] is no rule"), "{rule}: {}", failure.message);
             assert!(!context.system.exists(RULES), "{rule}");
         }
+    }
+
+    #[test]
+    fn rules_that_doas_refuses_are_not_installed() {
+        let tree = tempfile::tempdir().unwrap();
+        let Some(context) = crate::testing::machine(tree.path(), &["/usr/bin/dash"], "{}") else { return };
+        // It reads the whole new file, and refuses it as doas does: with the line on standard error.
+        let script = "#!/usr/bin/dash\n[ \"$1\" = -C ] || exit 9\nn=0\nwhile read -r line; do n=$((n+1))\n\
+            case $line in *nopas\\ *) echo \"doas: syntax error at line $n\" >&2; exit 1;; esac; done < \"$2\"\n";
+        context.system.write("/usr/bin/doas", script, FileOptions::mode(0o755)).unwrap();
+        add(&context, "bob", &["permit nopass bob".to_owned()]).unwrap();
+        let good = context.system.read_text(RULES).unwrap();
+        let failure = add(&context, "eve", &["permit nopas eve".to_owned()]).unwrap_err();
+        assert_eq!(failure.reason, Reason::Config);
+        let sentence = "doas refuses its rules, so they are not installed: doas: ";
+        assert!(
+            failure.message.starts_with(sentence) && failure.message.ends_with("doas: syntax error at line 4"),
+            "{failure:?}"
+        );
+        assert_eq!(context.system.read_text(RULES).unwrap(), good);
+        assert_eq!(context.system.list("/run/kiln").unwrap(), [""; 0]);
     }
 }
