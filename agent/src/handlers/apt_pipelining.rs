@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::apt::is_here;
 use super::edit::put;
 use super::{Failure, Frequency, Handled, Handler, Outcome, check};
 use crate::context::Context;
@@ -54,7 +55,7 @@ impl Handler for AptPipelining {
                 return Err(Failure::new(Reason::Config, message));
             }
         };
-        if context.system.distro().is_red_hat() {
+        if !is_here(&context.system) {
             return Ok(Outcome::Skipped(Reason::Unsupported, "this distribution has no apt".to_owned()));
         }
         let text =
@@ -90,12 +91,14 @@ mod tests {
     }
 
     #[test]
-    fn other_words_are_refused_and_red_hat_has_no_apt() {
+    fn other_words_are_refused_and_others_have_no_apt() {
         for word in ["true", "6", "-1", "fast"] {
             let (file, handled) = run(word, "ID=debian");
             assert!(file.is_none() && handled.unwrap_err().message.contains("is none of false, os"), "{word}");
         }
-        let (file, handled) = run("3", "ID=fedora");
-        assert!(file.is_none() && matches!(handled, Ok(Outcome::Skipped(Reason::Unsupported, _))));
+        for distro in ["ID=fedora", "ID=alpine", "ID=sles\nID_LIKE=suse"] {
+            let (file, handled) = run("3", distro);
+            assert!(file.is_none() && matches!(handled, Ok(Outcome::Skipped(Reason::Unsupported, _))), "{distro}");
+        }
     }
 }

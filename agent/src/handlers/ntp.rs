@@ -204,7 +204,7 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         let mut context = Context::for_test(tree.path(), user_data);
         for (path, text) in files {
-            context.system.write(path, text, FileOptions::default()).unwrap();
+            context.system.write(path, text, FileOptions::mode(0o755)).unwrap();
         }
         let handled = context.run_handler::<Ntp>();
         (tree, context, handled)

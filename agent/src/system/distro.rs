@@ -41,9 +41,16 @@ impl Distro {
 
     /// Whether it is of Red Hat's family: RHEL, Fedora, CentOS, Amazon Linux and those built from them.
     pub fn is_red_hat(&self) -> bool {
-        std::iter::once(&self.id)
-            .chain(&self.like)
-            .any(|id| matches!(id.as_str(), "rhel" | "fedora" | "centos" | "amzn"))
+        self.is_of(&["rhel", "fedora", "centos", "amzn"])
+    }
+
+    /// Whether it is of Debian's family: Debian, Ubuntu and those built from them.
+    pub fn is_debian(&self) -> bool {
+        self.is_of(&["debian", "ubuntu"])
+    }
+
+    fn is_of(&self, family: &[&str]) -> bool {
+        std::iter::once(&self.id).chain(&self.like).any(|id| family.contains(&id.as_str()))
     }
 }
 
@@ -53,16 +60,17 @@ mod tests {
 
     #[test]
     fn the_family_is_seen_through_the_ids_a_distribution_names() {
-        for (text, id, red_hat) in [
-            ("PRETTY_NAME=\"Debian GNU/Linux 12\"\nID=debian\n", "debian", false),
-            ("ID=ubuntu\nID_LIKE=debian\n", "ubuntu", false),
-            ("ID=\"amzn\"\nID_LIKE=\"fedora\"\n", "amzn", true),
-            ("ID='rocky'\nID_LIKE=\"rhel centos fedora\"\nVERSION_ID=9\n", "rocky", true),
-            ("VERSION_ID=1\nID_LIKE=suse\n", "", false),
-            ("", "", false),
+        for (text, id, red_hat, debian) in [
+            ("PRETTY_NAME=\"Debian GNU/Linux 12\"\nID=debian\n", "debian", false, true),
+            ("ID=ubuntu\nID_LIKE=debian\n", "ubuntu", false, true),
+            ("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n", "linuxmint", false, true),
+            ("ID=\"amzn\"\nID_LIKE=\"fedora\"\n", "amzn", true, false),
+            ("ID='rocky'\nID_LIKE=\"rhel centos fedora\"\nVERSION_ID=9\n", "rocky", true, false),
+            ("VERSION_ID=1\nID_LIKE=suse\n", "", false, false),
+            ("", "", false, false),
         ] {
             let distro = Distro::parse(text);
-            assert_eq!((distro.id.as_str(), distro.is_red_hat()), (id, red_hat), "{text}");
+            assert_eq!((distro.id.as_str(), distro.is_red_hat(), distro.is_debian()), (id, red_hat, debian), "{text}");
         }
     }
     #[test]

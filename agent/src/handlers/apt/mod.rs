@@ -44,7 +44,7 @@ impl Handler for Apt {
         let Some(keys) = &config.apt else {
             return Ok(Outcome::Skipped(Reason::NothingToDo, "apt is given nothing".to_owned()));
         };
-        if context.system.distro().is_red_hat() {
+        if !is_here(&context.system) {
             return Ok(Outcome::Skipped(Reason::Unsupported, "this distribution has no apt".to_owned()));
         }
         let mut work = Work { context, changed: BTreeSet::new(), failures: Vec::new() };
@@ -256,6 +256,11 @@ impl Work<'_> {
             format!("debconf-set-selections {}; check the form: package question type answer", finished.ending());
         Err(Failure::new(Reason::CommandFailed, message))
     }
+}
+
+/// Whether the machine has apt, also where the image gets it later.
+pub fn is_here(system: &System) -> bool {
+    system.distro().is_debian() || system.has_program("apt-get")
 }
 
 fn with_line_end(text: &str) -> String {

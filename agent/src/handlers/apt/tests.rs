@@ -144,3 +144,20 @@ fn what_is_not_done_is_told_and_without_the_key_nothing_happens() {
         assert_eq!(text(&context, "/etc/apt/sources.list"), "deb old\n");
     }
 }
+
+#[test]
+fn a_distribution_without_apt_gets_no_file_of_apt() {
+    let (_tree, mut context) = machine("apt: {conf: x}");
+    for release in ["ID=opensuse-leap\nID_LIKE=\"suse opensuse\"\n", "ID=arch\n", "ID=fedora\n"] {
+        let mut other = Context::for_test(context.system.root(), "apt: {conf: x}");
+        other.system.write("/etc/os-release", release, FileOptions::default()).unwrap();
+        let outcome = other.run_handler::<Apt>().unwrap();
+        assert!(matches!(outcome, Outcome::Skipped(Reason::Unsupported, _)), "{release}: {outcome:?}");
+        assert!(!other.system.exists(CONF), "{release}");
+    }
+    // One that nobody has heard of has it where it has it.
+    context.system.write("/etc/os-release", "ID=own\n", FileOptions::default()).unwrap();
+    context.system.write("/usr/bin/apt-get", "", FileOptions::mode(0o755)).unwrap();
+    context.run_handler::<Apt>().unwrap();
+    assert!(context.system.exists(CONF));
+}
