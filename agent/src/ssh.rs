@@ -13,8 +13,10 @@ use crate::handlers::Failure;
 use crate::system::{Command, System};
 use kiln_schema::status::Reason;
 
-/// sshd's own configuration.
+/// sshd's own configuration, the administrator's file.
 pub const SSHD_CONFIG: &str = "/etc/ssh/sshd_config";
+/// The vendor's, which sshd reads where the administrator has none, as SUSE has it.
+const VENDOR_CONFIG: &str = "/usr/etc/ssh/sshd_config";
 /// Drop-ins, where the main file includes them.
 pub const SSHD_CONFIG_DROPINS: &str = "/etc/ssh/sshd_config.d";
 /// The service, as Debian and as Red Hat name it.
@@ -186,13 +188,14 @@ pub fn sshd_setting(system: &System, keyword: &str) -> Vec<String> {
 pub fn sshd_settings(system: &System, keyword: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     let owned = |values: &str| values_of(values).map(str::to_owned).collect();
-    for (first, values) in lines_of(&system.read_text(SSHD_CONFIG).unwrap_or_default()) {
+    for (first, values) in lines_of(&sshd_config(system)) {
         if first.eq_ignore_ascii_case(keyword) {
             found.push(owned(values));
-        } else if includes_dropins(first, values) {
-            let names = system.list(SSHD_CONFIG_DROPINS).unwrap_or_default();
+        }
+        for folder in included(first, values) {
+            let names = system.list(&folder).unwrap_or_default();
             for name in names.iter().filter(|name| name.ends_with(".conf")) {
-                let text = system.read_text(format!("{SSHD_CONFIG_DROPINS}/{name}")).unwrap_or_default();
+                let text = system.read_text(format!("{folder}/{name}")).unwrap_or_default();
                 let lines = lines_of(&text).filter(|(first, _)| first.eq_ignore_ascii_case(keyword));
                 found.extend(lines.map(|(_, values)| owned(values)));
             }
@@ -201,16 +204,25 @@ pub fn sshd_settings(system: &System, keyword: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// Whether sshd reads [`SSHD_CONFIG_DROPINS`].
-pub fn reads_dropins(system: &System) -> bool {
-    let text = system.read_text(SSHD_CONFIG).unwrap_or_default();
-    lines_of(&text).any(|(first, values)| includes_dropins(first, values))
+/// The text of the file that sshd reads; empty where there is none.
+pub fn sshd_config(system: &System) -> String {
+    let text = system.read_text(SSHD_CONFIG).or_else(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => system.read_text(VENDOR_CONFIG),
+        _ => Err(error),
+    });
+    text.unwrap_or_default()
 }
 
-fn includes_dropins(keyword: &str, values: &str) -> bool {
-    let includes = ["/etc/ssh/sshd_config.d/*.conf", "sshd_config.d/*.conf"];
-    keyword.eq_ignore_ascii_case("Include")
-        && values_of(values).any(|value| includes.contains(&value.trim_matches('"')))
+/// Whether sshd reads [`SSHD_CONFIG_DROPINS`].
+pub fn reads_dropins(system: &System) -> bool {
+    lines_of(&sshd_config(system)).any(|(first, values)| included(first, values).any(|it| it == SSHD_CONFIG_DROPINS))
+}
+
+/// The folders whose drop-ins a line includes. A name without a folder is one of sshd's own.
+fn included(keyword: &str, values: &str) -> impl Iterator<Item = String> {
+    let values = if keyword.eq_ignore_ascii_case("Include") { values } else { "" };
+    let folders = values_of(values).filter_map(|value| value.trim_matches('"').strip_suffix("/*.conf"));
+    folders.map(|folder| if folder.starts_with('/') { folder.to_owned() } else { format!("/etc/ssh/{folder}") })
 }
 
 /// The lines before the first `Match`, each as its keyword and the rest.

@@ -4,6 +4,7 @@ use kiln_schema::status::Reason;
 
 use crate::context::Context;
 use crate::handlers::Failure;
+use crate::handlers::edit::text_or_empty;
 use crate::ssh::{self, SSHD_CONFIG};
 use crate::system::FileOptions;
 
@@ -19,10 +20,10 @@ const KEYWORD: &str = "PasswordAuthentication";
 pub fn set(allowed: bool, context: &Context) -> Result<&'static str, Failure> {
     let system = &context.system;
     let word = if allowed { "yes" } else { "no" };
-    let file = if ssh::reads_dropins(system) { DROPIN } else { SSHD_CONFIG };
-    let old = match system.read_text(file) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        other => other?,
+    // The administrator's file replaces the vendor's as a whole, so it begins as that.
+    let (file, old) = match ssh::reads_dropins(system) {
+        true => (DROPIN, text_or_empty(system, DROPIN)?),
+        false => (SSHD_CONFIG, ssh::sshd_config(system)),
     };
     let new = with_line(&old, word);
     let changed = new != old;
@@ -152,5 +153,27 @@ mod tests {
             failure.message
         );
         assert_eq!(set(true, &context), Ok(DROPIN));
+    }
+
+    #[test]
+    fn a_vendors_configuration_stays_the_one_that_sshd_reads() {
+        const VENDOR: &str = "/usr/etc/ssh/sshd_config";
+        let including = "Include /etc/ssh/sshd_config.d/*.conf\nInclude /usr/etc/ssh/sshd_config.d/*.conf\nPort 22\n";
+        let tree = tempfile::tempdir().unwrap();
+        let vendors = "/usr/etc/ssh/sshd_config.d/10.conf";
+        let context = context(tree.path(), &[(VENDOR, including), (vendors, "PasswordAuthentication yes\n")]);
+        assert_eq!(ssh::sshd_setting(&context.system, KEYWORD), ["yes"]);
+        assert_eq!(set(false, &context), Ok(DROPIN));
+        assert_eq!(context.system.read_text(DROPIN).unwrap(), "PasswordAuthentication no\n");
+        // With a file of that name sshd would read nothing of the vendor's.
+        assert!(!context.system.exists(SSHD_CONFIG));
+        assert_eq!(context.system.read_text(VENDOR).unwrap(), including);
+        // Where it includes nothing, the administrator's file is the vendor's with the line.
+        context.system.remove(DROPIN).unwrap();
+        context.system.write(VENDOR, "Port 22\n", FileOptions::default()).unwrap();
+        assert_eq!(set(false, &context), Ok(SSHD_CONFIG));
+        let text = "Port 22\nPasswordAuthentication no\n";
+        assert_eq!(context.system.read_text(SSHD_CONFIG).unwrap(), text);
+        assert_eq!(context.system.read_text(VENDOR).unwrap(), "Port 22\n");
     }
 }

@@ -3,7 +3,6 @@
 
 mod config;
 
-use std::fmt::Write as _;
 use std::thread;
 use std::time::Duration;
 
@@ -208,10 +207,11 @@ fn certify(kind: Kind, certificate: &str, system: &System) -> Result<(), Failure
         return Ok(());
     }
     // In the main file it goes to the top: the end may lie inside a Match block.
-    let file = if ssh::reads_dropins(system) { CERTIFICATES } else { ssh::SSHD_CONFIG };
-    let mut text = format!("HostCertificate {path}\n");
-    let _ = write!(text, "{}", system.read_text(file).unwrap_or_default());
-    system.write(file, text, FileOptions::default())?;
+    let (file, old) = match ssh::reads_dropins(system) {
+        true => (CERTIFICATES, system.read_text(CERTIFICATES).unwrap_or_default()),
+        false => (ssh::SSHD_CONFIG, ssh::sshd_config(system)),
+    };
+    system.write(file, format!("HostCertificate {path}\n{old}"), FileOptions::default())?;
     Ok(())
 }
 
