@@ -52,12 +52,14 @@ pub fn write(keys: &Keys, context: &Context, steps: &mut Steps) -> Vec<String> {
     }
     let validation = KeyFile::of_validation(keys);
     let client = KeyFile::of(keys.client_key.as_deref(), CLIENT);
+    // A node that has its own key needs the one for all no more, and was told to delete it.
+    let is_done = keys.delete_validation_post_exec && system.exists(client.path);
     for (name, file) in [("validation_cert", &validation), ("client_key", &client)] {
-        if let Some(text) = file.text {
+        if let Some(text) = file.text.filter(|_| !(is_done && name == "validation_cert")) {
             steps.add(name, put_secret(system, file.path, text));
         }
     }
-    if keys.validation_cert.as_deref() == Some("system") && !system.exists(validation.path) {
+    if keys.validation_cert.as_deref() == Some("system") && !system.exists(validation.path) && !is_done {
         let message = format!("it is `system`, and there is no {}; put it into the image", validation.path);
         steps.add("validation_cert", Err(Failure::new(Reason::Config, message)));
     }

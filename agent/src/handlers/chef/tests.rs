@@ -190,3 +190,28 @@ fn a_word_that_is_none_is_told_and_without_the_key_nothing_happens() {
     let mut context = Context::for_test(tree.path(), "chef:");
     assert!(matches!(context.run_handler::<Chef>(), Ok(Outcome::Skipped(Reason::NothingToDo, _))));
 }
+
+#[test]
+fn a_validation_key_that_was_deleted_is_not_written_again_where_the_client_has_its_own() {
+    let tree = tempfile::tempdir().unwrap();
+    let keys = format!("{NEEDED}, validation_cert: \"{PEM}\", delete_validation_post_exec: true");
+    let user_data = format!("chef: {{{keys}, install_type: gems}}");
+    let Some(mut context) = machine(tree.path(), &user_data) else { return };
+    context.system.remove("/usr/bin/chef-client").unwrap();
+    // What gem installs registers the node, as Chef does: it has a key of its own from then on.
+    let client = "#!/usr/bin/dash\n[ -e /etc/chef/validation.pem ] || exit 4\necho key > /etc/chef/client.pem\n";
+    context.system.write("/client", client, FileOptions::mode(0o755)).unwrap();
+    let tools = testing::machine(tree.path(), &["/usr/bin/dash", "/usr/bin/ln"], "{}");
+    if tools.is_none() {
+        return;
+    }
+    let gem = "#!/usr/bin/dash\n/usr/bin/ln -s /client /usr/bin/chef-client\n";
+    context.system.write("/usr/bin/gem", gem, FileOptions::mode(0o755)).unwrap();
+    let ran = |outcome: Outcome| matches!(outcome, Outcome::Ok(Some(detail)) if detail["ran"] == true);
+    assert!(ran(context.run_handler::<Chef>().unwrap()));
+    assert!(!context.system.exists("/etc/chef/validation.pem"));
+    let settings = context.system.read_text("/etc/chef/client.rb").unwrap();
+    assert!(!ran(context.run_handler::<Chef>().unwrap()), "Chef is there by now, and nobody asked for a run");
+    assert!(!context.system.exists("/etc/chef/validation.pem"));
+    assert_eq!(context.system.read_text("/etc/chef/client.rb").unwrap(), settings);
+}
