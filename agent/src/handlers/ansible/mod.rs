@@ -12,7 +12,8 @@ use self::config::{Config, Keys, Values};
 use super::tools::{Steps, command_as, run_to_end};
 use super::{Failure, Frequency, Handled, Handler, Outcome, check, items, packages};
 use crate::context::Context;
-use crate::system::Command;
+use crate::report::instance_folder;
+use crate::system::{Command, FileOptions};
 
 mod config;
 mod source;
@@ -189,13 +190,26 @@ impl Work<'_> {
     }
 
     fn clone_to(&self, path: &str, source: &str) -> Result<(), Failure> {
-        if self.context.system.exists(format!("{}/.git", path.trim_end_matches('/'))) {
+        let system = &self.context.system;
+        // Names the clone that is being made: what is there of it after a crash is half of it.
+        let mark = format!("{}/ansible-clone", instance_folder(&self.context.instance.id));
+        if system.read_text(&mark).is_ok_and(|begun| begun == path) {
+            // The folder itself may be one that only root could make anew.
+            for name in system.list(path)? {
+                system.remove(format!("{path}/{name}"))?;
+            }
+        } else if system.exists(format!("{path}/.git")) {
             return Ok(());
+        }
+        // Where something is, git makes no clone, and it is nobody's to remove.
+        if system.list(path)?.is_empty() {
+            system.write(&mark, path, FileOptions::mode(0o600).durable())?;
         }
         let (source, secrets) = source::split(source);
         let command = self.command("git")?.args(["clone", "--quiet", "--", &source, path]);
         let command = secrets.into_iter().fold(command, |command, (name, value)| command.env(name, value));
-        run_to_end(self.context, &format!("git clone of {source}"), &command)
+        run_to_end(self.context, &format!("git clone of {source}"), &command)?;
+        Ok(system.remove(&mark)?)
     }
 
     fn play(&self, options: &Options) -> Result<String, Failure> {

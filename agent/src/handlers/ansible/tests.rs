@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::handlers::Entry;
-use crate::system::FileOptions;
 use crate::testing;
 
 /// A machine with a user and Ansible, whose programs write down how they were called.
@@ -136,4 +135,29 @@ fn pip_installs_for_the_user_and_a_distribution_that_cannot_is_told() {
     assert_eq!(paths, ["ansible.pull", "ansible.pull", "ansible.install_method"]);
     let mut context = Context::for_test(tree.path(), "ansible:");
     assert!(matches!(context.run_handler::<Ansible>(), Ok(Outcome::Skipped(Reason::NothingToDo, _))));
+}
+
+#[test]
+fn a_clone_that_was_interrupted_is_made_again_and_what_others_have_there_is_not_touched() {
+    let tree = tempfile::tempdir().unwrap();
+    let user_data =
+        "ansible: {setup_controller: {repositories: [{path: /srv/a, source: h}, {path: /srv/b, source: h}]}}";
+    let Some(mut context) = machine(tree.path(), user_data) else { return };
+    // It ends in the middle of the first, as at a power cut; in the second folder there is something already.
+    let write = |path: &str, text: &str| context.system.write(path, text, FileOptions::mode(0o755)).unwrap();
+    write("/usr/bin/git", "#!/usr/bin/dash\necho > /srv/a/.git\nexit 128\n");
+    write("/srv/b/mine", "mine");
+    context.system.make_dir("/srv/a", 0o755, None).unwrap();
+    context.run_handler::<Ansible>().unwrap_err();
+    assert!(context.system.exists("/srv/a/.git") && context.system.exists("/srv/b/mine"));
+    let script = "#!/usr/bin/dash\n[ ! -e \"$5/.git\" ] || exit 128\necho \"git $*\" >> /said\n";
+    context.system.write("/usr/bin/git", script, FileOptions::mode(0o755)).unwrap();
+    context.run_handler::<Ansible>().unwrap();
+    assert_eq!(said(&context), "git clone --quiet -- h /srv/a\ngit clone --quiet -- h /srv/b\n");
+    assert!(context.system.exists("/srv/b/mine"));
+    // A good one is one for good.
+    context.system.make_dir("/srv/a/.git", 0o755, None).unwrap();
+    context.system.make_dir("/srv/b/.git", 0o755, None).unwrap();
+    context.run_handler::<Ansible>().unwrap();
+    assert_eq!(said(&context).lines().count(), 2);
 }
