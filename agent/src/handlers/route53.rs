@@ -11,8 +11,9 @@
 
 use std::time::Duration;
 
+use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::Each;
+use kiln_schema::yaml::{Each, Node, Value, scalar};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -103,6 +104,20 @@ impl Handler for Route53 {
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Boot;
     type Config = Config;
+
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let is = |node: Option<&Node>, wanted| match node.map(|node| &node.value) {
+            Some(Value::Scalar(word)) => scalar::boolean(&word.text) == Some(wanted),
+            _ => false,
+        };
+        let registers = |keys: &&Node| !keys.is_null() && !is(keys.get("register"), false);
+        let disable = config.get("disable_ec2_metadata").filter(|node| is(Some(node), true));
+        let disable = disable.filter(|_| config.get("route53").is_some_and(|keys| registers(&keys)));
+        let message = "the names of `route53` stay in DNS when the machine stops: to take them out, it asks the \
+                       metadata for the credentials of its role; leave this out, or give kiln-route53.service \
+                       credentials in its environment";
+        disable.map(|node| node.diagnostic(Severity::Warning, "disable_ec2_metadata", message)).into_iter().collect()
+    }
 
     fn best_effort(config: &Config) -> bool {
         !config.route53.as_ref().is_some_and(|keys| keys.required)

@@ -433,3 +433,22 @@ fn a_reverse_name_is_that_of_the_address() {
         assert_eq!(plan::reverse_name(address.parse().unwrap()), name);
     }
 }
+
+#[test]
+fn names_that_nobody_could_take_out_at_the_end_are_told_before_they_are_written() {
+    let told = |user_data: &str| {
+        let (node, _) = kiln_schema::yaml::parse("user-data", user_data).unwrap();
+        Route53::check(&node).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let keys = "route53: {zone: z, name: n}\n";
+    let both = told(&format!("{keys}disable_ec2_metadata: yes\n"));
+    assert!(both.len() == 1 && both[0].starts_with("user-data:2:23: warning: disable_ec2_metadata: "), "{both:?}");
+    for fine in [
+        keys.to_owned(),
+        format!("{keys}disable_ec2_metadata: false\n"),
+        "route53: {register: no}\ndisable_ec2_metadata: true\n".to_owned(),
+        "route53:\ndisable_ec2_metadata: true\n".to_owned(),
+    ] {
+        assert!(told(&fine).is_empty(), "{fine}");
+    }
+}
