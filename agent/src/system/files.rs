@@ -80,6 +80,13 @@ impl System {
         full
     }
 
+    /// A path of the machine without a link in it, whether there is something or not.
+    pub fn resolved(&self, path: &str) -> String {
+        let full = inside(self.root(), &files_join_marker(Path::new(path)));
+        let full = full.parent().and_then(|full| full.strip_prefix(self.root()).ok());
+        full.map_or_else(|| path.to_owned(), |rest| format!("/{}", rest.display()))
+    }
+
     /// The bytes of a file.
     ///
     /// # Errors

@@ -20,6 +20,13 @@ pub struct Mount {
     source: String,
 }
 
+impl Mount {
+    /// The disk behind it; none where its number is of no disk, as those of btrfs, overlays and networks are.
+    pub fn block(&self, system: &System) -> Option<Block> {
+        Block::of_number(system, &self.number)
+    }
+}
+
 /// Everything that is mounted.
 pub fn mounts(system: &System) -> Vec<Mount> {
     // In a tree with a real /proc the table is that of the agent, and not of the tree.
@@ -100,6 +107,12 @@ impl Block {
     /// `/dev/sda1`.
     pub fn path(&self) -> String {
         format!("/dev/{}", self.name)
+    }
+
+    /// The device that stands first in a line of /etc/fstab: a path, or a tag by which udev has a link.
+    pub fn of_source(system: &System, source: &str) -> Option<Self> {
+        let Some((tag, value)) = source.split_once('=') else { return Self::at(system, source) };
+        Self::at(system, &format!("/dev/disk/by-{}/{}", tag.to_lowercase(), value.trim_matches('"')))
     }
 
     fn fact(&self, system: &System, name: &str) -> Option<String> {

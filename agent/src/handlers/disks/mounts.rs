@@ -88,14 +88,16 @@ impl Handler for Mounts {
             }
         }
         match config.swap.as_ref().map(|swap| swap::make(context, swap)) {
-            Some(Ok(Some(file))) if !others.contains(&file.as_str()) => {
+            Some(Ok(Some(file))) => {
                 let fields = [&file, "none", "swap", "sw", "0", "0"];
                 lines.push(("swap".to_owned(), Line(fields.map(str::to_owned))));
             }
             Some(Err(failure)) => pass.note("swap", Err(failure)),
-            _ => {}
+            Some(Ok(None)) | None => {}
         }
-        let own: Vec<Line> = lines.iter().map(|(_, line)| line.clone()).collect();
+        // A swap file may have a line of the image's, and be made only now.
+        let own = lines.iter().map(|(_, line)| line).filter(|line| !others.contains(&line.source()));
+        let own: Vec<Line> = own.cloned().collect();
         let new = fstab::with(&old, &own);
         if new != old {
             context.system.write(FSTAB, new, FileOptions::default().durable())?;
@@ -214,20 +216,25 @@ fn activate(context: &Context, line: &Line) -> Result<Json, Failure> {
     if !line.place().starts_with('/') {
         return done(false);
     }
-    let place = line.place().trim_end_matches('/');
-    let is_mounted = |mounts: &[block::Mount]| mounts.iter().any(|mount| mount.place == place);
-    if is_mounted(&block::mounts(system)) {
-        return done(false);
+    let (source, place) = (line.source(), line.place());
+    system.make_dir(place, 0o755, None)?;
+    // The kernel tells places without the links that lead there.
+    let resolved = system.resolved(place);
+    let is_there = |mount: &block::Mount| mount.place == resolved;
+    if let Some(mount) = block::mounts(system).into_iter().rfind(is_there) {
+        return match (mount.block(system), block::Block::of_source(system, source)) {
+            (Some(other), Some(own)) if other != own => Err(config(format!(
+                "{} is mounted at {place}, and not {source}; unmount it, or give {source} a place of its own",
+                other.path()
+            ))),
+            _ => done(false),
+        };
     }
-    system.make_dir(line.place(), 0o755, None)?;
-    must(context, &context.command("mount").arg(line.place()), install)?;
+    must(context, &context.command("mount").arg(place), install)?;
     // With `nofail`, mount says nothing of a device that is not there.
     let mounts = block::mounts(system);
-    if !mounts.is_empty() && !is_mounted(&mounts) {
-        return Err(config(format!(
-            "{} is not there, so nothing is mounted at {place}; attach the disk",
-            line.source()
-        )));
+    if !mounts.is_empty() && !mounts.iter().any(is_there) {
+        return Err(config(format!("{source} is not there, so nothing is mounted at {place}; attach the disk")));
     }
     done(true)
 }
@@ -368,5 +375,40 @@ mod tests {
         let before = ran.text("/said");
         ran.context.run_handler::<Mounts>().unwrap();
         assert_eq!(ran.text("/said"), before);
+    }
+
+    #[test]
+    fn what_is_mounted_is_seen_at_the_root_and_through_links_and_another_disk_is_told() {
+        let Some(ran) = run("mounts: [['LABEL=root', /, auto]]", "") else { return };
+        assert!(ran.handled.is_ok() && !ran.text("/said").contains("mount"), "{:?} {}", ran.handled, ran.text("/said"));
+        let Some(mut ran) = run("mounts: [[vdx1, /a]]", "") else { return };
+        let system = ran.context.system.clone();
+        system.make_dir("/srv/far", 0o755, None).unwrap();
+        system.link("/near", "/srv/far").unwrap();
+        // The kernel's table has the place without links.
+        let script = "#!/usr/bin/dash\necho \"mount $*\" >> /said\n\
+            echo '40 27 240:2 / /srv/far/x rw - ext4 /dev/vdx2 rw' >> /proc/self/mountinfo\n";
+        system.write("/usr/bin/mount", script, FileOptions::mode(0o755)).unwrap();
+        let mut linked = Context::for_test(system.root(), "mounts: [[vdx2, /near/x]]");
+        linked.run_handler::<Mounts>().unwrap();
+        assert!(ran.text("/said").ends_with("mount /near/x\n"), "{}", ran.text("/said"));
+        linked.run_handler::<Mounts>().unwrap();
+        assert_eq!(ran.text("/said").matches("mount /near/x").count(), 1);
+        ran.context = Context::for_test(system.root(), "mounts: [[vdx1, /near/x], ['LABEL=c', /near/x]]");
+        system.link("/dev/disk/by-label/c", "../../vdx2").unwrap();
+        let failure = ran.context.run_handler::<Mounts>().unwrap_err();
+        let sentence = "mounts[0] (line 1): /dev/vdx2 is mounted at /near/x, and not /dev/vdx1; ";
+        assert!(failure.message.starts_with(sentence) && !failure.message.contains("mounts[1]"), "{}", failure.message);
+    }
+
+    #[test]
+    fn a_swap_file_that_lacks_for_a_line_of_the_images_is_switched_on() {
+        let Some(mut ran) = run("swap: {size: 1M}", "/swap.img none swap sw 0 0\n") else { return };
+        let mut file = vec![0; 1 << 20];
+        file[4086..4096].copy_from_slice(b"SWAPSPACE2");
+        ran.context.system.write("/swap.img", file, FileOptions::mode(0o600)).unwrap();
+        ran.context.run_handler::<Mounts>().unwrap();
+        assert_eq!(ran.text("/said"), "swapon /swap.img\n");
+        assert_eq!(ran.text(FSTAB), "/swap.img none swap sw 0 0\n");
     }
 }
