@@ -19,6 +19,8 @@ pub enum Action {
     Logs,
     /// Take the machine's own name out of /etc/hosts.
     Unname,
+    /// Remove it where cloud-init has a part of that file name among the user-data; before that goes.
+    Parts,
 }
 
 /// One entry of the checklist.
@@ -161,16 +163,35 @@ pub static CHECKLIST: &[Item] = &[
             "/opt/puppetlabs/puppet/public/*",
         ],
     ),
-    Item::remove(
-        "agent-state",
-        "an instance of this image must run every handler, those that run once too",
-        &["/var/lib/kiln/*", "/run/kiln", "/etc/facter/facts.d/kiln.json", "/opt/puppetlabs/facter/facts.d/kiln.json"],
-    ),
-    Item::remove(
-        "cloud-init-state",
-        "cloud-init would take the instance for the machine that baked; its cache holds user-data",
-        &["/var/lib/cloud/*", "/run/cloud-init"],
-    ),
+    Item {
+        keep: &["/var/lib/kiln/scripts"],
+        ..Item::remove(
+            "agent-state",
+            "an instance of this image must run every handler, those that run once too",
+            &[
+                "/var/lib/kiln/*",
+                "/run/kiln",
+                "/etc/facter/facts.d/kiln.json",
+                "/opt/puppetlabs/facter/facts.d/kiln.json",
+            ],
+        )
+    },
+    Item {
+        action: Action::Parts,
+        ..Item::remove(
+            "user-data-scripts",
+            "scripts of the bake's user-data, which cloud-init puts beside those that the image brings",
+            &["/var/lib/cloud/scripts/per-*/*"],
+        )
+    },
+    Item {
+        keep: &["/var/lib/cloud/scripts", "/var/lib/cloud/scripts/per-*"],
+        ..Item::remove(
+            "cloud-init-state",
+            "cloud-init would take the instance for the machine that baked; its cache holds user-data",
+            &["/var/lib/cloud/*", "/var/lib/cloud/scripts/*", "/run/cloud-init"],
+        )
+    },
     Item::remove(
         "azure-order",
         "what the machine that baked was ordered with at Azure, its user-data among it",

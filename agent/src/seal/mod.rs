@@ -135,7 +135,9 @@ fn work_off(system: &System, tree: &Tree<'_>, item: &Item) -> Vec<(String, std::
         // The two work on a file that must be there afterwards.
         Action::Blank => item.paths.iter().map(|path| ((*path).to_owned(), blank(system, path))).collect(),
         Action::Unname => item.paths.iter().map(|path| ((*path).to_owned(), unname(system, path))).collect(),
-        Action::Remove | Action::Logs => {
+        Action::Remove | Action::Logs | Action::Parts => {
+            let parts = if item.action == Action::Parts { parts(system, tree) } else { Vec::new() };
+            let is_kept = |found: &Found| is_kept(found) || item.action == Action::Parts && !is_part(found, &parts);
             let found = item.paths.iter().flat_map(|path| tree.find(path)).filter(|found| !is_kept(found));
             let act = |found: Found| {
                 let result = match (item.action, found.kind) {
@@ -152,6 +154,20 @@ fn work_off(system: &System, tree: &Tree<'_>, item: &Item) -> Vec<(String, std::
             found.map(act).collect()
         }
     }
+}
+
+/// The documents of parts that cloud-init has kept and that may hold scripts for its folders.
+fn parts(system: &System, tree: &Tree<'_>) -> Vec<String> {
+    let kept = tree.find("/var/lib/cloud/instances/*/*-data*.txt.i");
+    let texts = kept.iter().filter_map(|found| system.read_text(&found.path).ok());
+    texts.filter(|text| text.contains("x-shellscript-per-")).collect()
+}
+
+/// Whether a script is one of them: its name stands in the head of a part.
+fn is_part(found: &Found, parts: &[String]) -> bool {
+    let name = found.path.rsplit('/').next().unwrap_or_default();
+    let heads = [format!("filename=\"{name}\""), format!("filename={name}\n")];
+    parts.iter().any(|text| heads.iter().any(|head| text.contains(head)))
 }
 
 fn blank(system: &System, path: &str) -> std::io::Result<u64> {
@@ -389,6 +405,43 @@ mod tests {
             ("127.0.0.1 localhost\n", "", None),
         ] {
             assert_eq!(without_name(text, name).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn scripts_that_the_image_brings_stay_and_those_of_the_bakes_user_data_go() {
+        let (_tree, system) = baked();
+        let part = |name: &str, kind: &str| {
+            format!(
+                "--x\nContent-Type: text/{kind}\nContent-Disposition: attachment; filename=\"{name}\"\n\n#!/bin/sh\n"
+            )
+        };
+        let user_data = part("of-bake", "x-shellscript-per-boot") + &part("part-002", "x-shellscript-per-once");
+        let folder = "/var/lib/cloud/instances/i-1";
+        for (path, text) in [
+            (format!("{folder}/user-data.txt.i"), user_data.as_str()),
+            (format!("{folder}/vendor-data.txt.i"), part("of-vendor", "x-shellscript-per-instance").as_str()),
+            (format!("{folder}/vendor-data2.txt.i"), part("image", "x-shellscript").as_str()),
+            ("/var/lib/cloud/scripts/per-boot/of-bake".to_owned(), "#!/bin/sh\n"),
+            ("/var/lib/cloud/scripts/per-once/part-002".to_owned(), "#!/bin/sh\n"),
+            ("/var/lib/cloud/scripts/per-instance/of-vendor".to_owned(), "#!/bin/sh\n"),
+            ("/var/lib/cloud/scripts/vendor/x".to_owned(), "#!/bin/sh\n"),
+            ("/var/lib/cloud/scripts/per-boot/image".to_owned(), "#!/bin/sh\n"),
+            ("/var/lib/kiln/scripts/per-once/image".to_owned(), "#!/bin/sh\n"),
+        ] {
+            system.write(path, text, FileOptions::mode(0o755)).unwrap();
+        }
+        for changed in [true, false] {
+            let report = run(&system, &Options { seal: true, verify: true, ..Options::default() });
+            assert_eq!(report.verdict, Verdict::Passed, "{report:?}");
+            assert_eq!(report.sealed.iter().any(|sealed| sealed.changed > 0), changed);
+            assert_eq!(system.list("/var/lib/cloud").unwrap(), ["scripts"]);
+            assert_eq!(system.list("/var/lib/cloud/scripts/per-boot").unwrap(), ["image"]);
+            assert_eq!(system.list("/var/lib/kiln").unwrap(), ["scripts"]);
+            for gone in ["per-once/part-002", "per-instance/of-vendor", "vendor"] {
+                assert!(!system.exists(format!("/var/lib/cloud/scripts/{gone}")), "{gone} is still there");
+            }
+            assert!(system.exists("/var/lib/kiln/scripts/per-once/image"));
         }
     }
 }

@@ -9,6 +9,8 @@ use serde::Serialize;
 
 use super::checklist::CHECKLIST;
 use super::pattern::Tree;
+use kiln_schema::paths;
+
 use crate::system::{Kind, System};
 
 /// Something that must not be in an image and is.
@@ -241,7 +243,9 @@ fn history(system: &System, tree: &Tree<'_>) -> Vec<(String, &'static str)> {
 
 fn agent_state(system: &System, _: &Tree<'_>) -> Vec<(String, &'static str)> {
     const LEFT: &str = "the agent's state is left in the image: handlers that ran would not run again";
-    system.children(kiln_schema::paths::STATE).into_iter().map(|found| (found.path, LEFT)).collect()
+    // Scripts in the folders are what the image brings; those of user-data are in the instance's own.
+    let left = system.children(paths::STATE).into_iter().filter(|found| !paths::SCRIPTS.contains(&found.path.as_str()));
+    left.map(|found| (found.path, LEFT)).collect()
 }
 
 #[cfg(test)]
