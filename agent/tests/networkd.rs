@@ -7,13 +7,13 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// The interface is there under its name already: udev, which would rename it, does not run.
+/// The interface keeps its name, as one in use does at a first boot: udev, which would rename it, does not run.
 const CONFIG: &str = r#"
 version: 2
 ethernets:
   uplink:
     match: {macaddress: "52:54:00:12:34:00"}
-    set-name: eth0
+    set-name: lan0
     mtu: 1400
     accept-ra: false
     addresses: [192.0.2.10/24, "2001:db8::10/64"]

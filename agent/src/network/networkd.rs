@@ -73,20 +73,17 @@ fn dot_network(link: &Link, network: &Network) -> Text {
     let matches = &link.matches;
     // A member of a bond gets the address of the bond.
     let in_bond = master.is_some_and(|master| matches!(master.kind, Kind::Bond { .. }));
-    match (&matches.mac, link.renamed, in_bond) {
-        (Some(_), true, true) => {}
-        (Some(mac), false, true) => text.line("PermanentMACAddress", Some(mac)),
-        (Some(mac), true, false) => text.line("MACAddress", Some(mac)),
-        (Some(mac), false, false) => {
-            text.line("MACAddress", Some(mac));
-            // What is made of it has its address too.
-            text.line("Type", Some("ether"));
-        }
-        (None, ..) => {}
+    if let Some(mac) = &matches.mac {
+        text.line(if in_bond { "PermanentMACAddress" } else { "MACAddress" }, Some(mac));
+        // What is made of it has its address too.
+        text.line("Type", Some("ether"));
     }
     text.words("Driver", &matches.drivers);
     let own_name = link.renamed || link.kind != Kind::Physical || *matches == super::model::Match::default();
-    text.line("Name", if own_name { Some(&link.name) } else { matches.name.as_deref() });
+    // One that is in use gets its name at the next start, and is known by its address until then.
+    let has_both_names = link.renamed && matches.mac.is_some();
+    let name = if own_name { Some(link.name.as_str()) } else { matches.name.as_deref() };
+    text.line("Name", name.filter(|_| !has_both_names));
     text.section("Link");
     if link.kind == Kind::Physical {
         text.line("MACAddress", link.mac.as_deref());
