@@ -147,13 +147,12 @@ pub struct Overrides {
 impl Network {
     /// Whether any interface gets an address by it.
     pub fn gives_an_address(&self) -> bool {
-        self.links.iter().any(|link| link.has_addresses() || link.accept_ra == Some(true))
+        self.links.iter().any(Link::has_addresses)
     }
 
     /// Whether there is more than one interface that asks DHCP, as the machine's image has it do anyway.
     pub fn is_more_than_usual(&self) -> bool {
-        let more = |link: &Link| !(link.addresses.is_empty() && link.routes.is_empty()) || link.mtu.is_some();
-        self.links.len() > 1 || self.links.iter().any(more)
+        self.links.len() > 1 || self.links.iter().any(Link::is_more_than_usual)
     }
 }
 
@@ -186,7 +185,12 @@ impl Link {
 
     /// Whether anything gives it an address.
     pub fn has_addresses(&self) -> bool {
-        self.dhcp4 || self.dhcp6 || !self.addresses.is_empty()
+        self.dhcp4 || self.dhcp6 || !self.addresses.is_empty() || self.accept_ra == Some(true)
+    }
+
+    /// Whether there is more than to ask DHCP.
+    pub fn is_more_than_usual(&self) -> bool {
+        !(self.addresses.is_empty() && self.routes.is_empty()) || self.mtu.is_some()
     }
 
     /// Names of the machine's interfaces that are meant, as they will be.

@@ -60,9 +60,15 @@ struct Service {
 /// Reads the document. The names are those of the machine's interfaces with the addresses of the links.
 pub fn read(node: &Node, nics: &[Nic], told: &mut Vec<Diagnostic>) -> Network {
     let mut links: Vec<(String, Link)> = Vec::new();
+    let mut entries: Vec<(String, &Node, LinkEntry)> = Vec::new();
     for (index, node) in items(node, "links").iter().enumerate() {
         let path = format!("links[{index}]");
-        let Some(entry) = entry::<LinkEntry>(node, &path, told) else { continue };
+        let entry = entry::<LinkEntry>(node, &path, told);
+        entries.extend(entry.map(|entry| (path, node, entry)));
+    }
+    // What others are made of may stand after them.
+    entries.sort_by_key(|(_, _, entry)| ["bond", "vlan"].iter().position(|kind| *kind == entry.r#type.0));
+    for (path, node, entry) in entries {
         if let Some(link) = link(&entry, &links, nics, (node, &path), told) {
             links.push((entry.id.0, link));
         }
@@ -139,9 +145,7 @@ fn link(
                 Link { kind: Kind::Vlan { id, link: below }, mac, ..Link::physical(&name) }
             }
             _ => {
-                return refuse(
-                    "a VLAN needs a `vlan_id` and a `vlan_link` that is one of the links before it".to_owned(),
-                );
+                return refuse("a VLAN needs a `vlan_id` and a `vlan_link` that is one of the links".to_owned());
             }
         },
         "infiniband" | "ib" => {

@@ -190,3 +190,50 @@ fn netplan_gets_what_only_netplan_knows() {
     let expected = "network:\n  version: 2\n  renderer: networkd\n  wifis:\n    wlan0:\n      access-points:\n        home:\n          password: hunter2\n  ethernets:\n    eth0:\n      dhcp4: yes\n      ipv6-privacy: true\n";
     assert_eq!((plan.files[0].text.split_once('\n').unwrap().1, plan.files[0].mode), (expected, 0o600));
 }
+
+#[test]
+fn members_that_stand_after_their_bond_are_in_it() {
+    let links: Vec<serde_json::Value> = serde_json::from_str::<serde_json::Value>(OPENSTACK).unwrap()["links"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .rev()
+        .cloned()
+        .collect();
+    let mut document: serde_json::Value = serde_json::from_str(OPENSTACK).unwrap();
+    document["links"] = links.into();
+    let (usual, turned) = (OPENSTACK.to_owned(), document.to_string());
+    for renderer in [Renderer::Networkd, Renderer::Netplan, Renderer::Ifupdown] {
+        let texts = |text: &str| {
+            let files = planned(Format::OpenStack, text, renderer).files;
+            let mut lines: Vec<String> = files.iter().flat_map(|file| file.text.lines()).map(str::to_owned).collect();
+            lines.sort_unstable();
+            lines
+        };
+        // Netplan's list of members is in the order of the bond; nothing of it is lost.
+        assert_eq!(texts(&turned), texts(&usual), "{}", renderer.name());
+    }
+}
+
+#[test]
+fn name_servers_reach_an_interface_that_only_listens_to_routers() {
+    let openstack = r#"{"links": [{"id": "a", "type": "phy", "ethernet_mac_address": "52:54:00:12:34:00"}],
+        "networks": [{"link": "a", "type": "ipv6_slaac"}], "services": [{"type": "dns", "address": "2001:db8::53"}]}"#;
+    let v1 = "version: 1\nconfig:\n- {type: physical, name: eth0, subnets: [{type: ipv6_slaac}]}\n- {type: nameserver, address: 2001:db8::53}\n";
+    for (format, text) in [(Format::OpenStack, openstack), (Format::CloudInit, v1)] {
+        let files = planned(format, text, Renderer::Networkd).files;
+        assert!(files.iter().any(|file| file.text.contains("DNS=2001:db8::53\n")), "{text}: {files:?}");
+    }
+}
+
+#[test]
+fn an_interface_that_is_yet_to_be_renamed_is_matched_by_its_address() {
+    for text in [
+        "{version: 2, ethernets: {a: {match: {macaddress: '52:54:00:12:34:00'}, set-name: lan0, dhcp4: true}}}",
+        "{version: 1, config: [{type: physical, name: lan0, mac_address: '52:54:00:12:34:00', subnets: [{type: dhcp}]}]}",
+    ] {
+        let files = planned(Format::CloudInit, text, Renderer::Networkd).files;
+        let network = files.iter().find(|file| file.path.ends_with("lan0.network")).unwrap();
+        assert!(network.text.contains("[Match]\nMACAddress=52:54:00:12:34:00\nType=ether\n\n"), "{}", network.text);
+    }
+}
