@@ -34,6 +34,12 @@ pub fn files(network: &Network, nics: &[Nic], told: &mut Vec<Diagnostic>) -> Vec
     std::iter::once(File { path: FILE.to_owned(), text, mode: 0o644 }).chain(links).collect()
 }
 
+/// The interfaces whose part of the new file is another one than in the old.
+pub fn changed<'a>(old: &str, new: &'a str) -> Vec<&'a str> {
+    let parts = new.split("\n\n").skip(1).filter(|part| !old.split("\n\n").any(|known| known.trim() == part.trim()));
+    parts.filter_map(|part| part.split_whitespace().nth(1)).collect()
+}
+
 /// All of one interface.
 fn stanzas(link: &Link, name: &str, network: &Network) -> String {
     let mut blocks: Vec<(&str, &str, Vec<String>)> = Vec::new();
@@ -161,4 +167,22 @@ fn words_of(route: &Route, name: &str) -> String {
 fn both(object: &str, words: &str) -> [String; 2] {
     let line = |when: &str, verb: &str| format!("{when} ip {object} {verb}{words} || true");
     [line("post-up", "add"), line("pre-down", "del")]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_interfaces_are_named_whose_part_of_the_file_is_another_one() {
+        let block =
+            |name: &str, address: &str| format!("\nauto {name}\niface {name} inet static\n    address {address}\n");
+        let lo = "# x\nauto lo\niface lo inet loopback\n";
+        let old = format!("{lo}{}{}", block("eth0", "10.0.0.1/8"), block("eth1", "10.0.0.2/8"));
+        let new = format!("{lo}{}{}", block("eth0", "10.0.0.1/8"), block("eth1", "10.0.0.3/8"));
+        assert_eq!(changed(&old, &new), ["eth1"]);
+        assert_eq!(changed("", &new), ["eth0", "eth1"]);
+        assert_eq!(changed(&new, &new), [""; 0]);
+        assert_eq!(changed(&new, lo), [""; 0]);
+    }
 }

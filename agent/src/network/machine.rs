@@ -1,5 +1,8 @@
 //! What is on the machine: its interfaces, and the program that configures them.
 
+use kiln_schema::paths;
+
+use super::HEADER;
 use crate::system::System;
 
 /// Where the kernel tells of interfaces.
@@ -103,13 +106,18 @@ pub fn renderer(system: &System) -> Option<Renderer> {
         Some(Renderer::Netplan)
     } else if networkd_is_on(system) {
         Some(Renderer::Networkd)
-    } else if system.exists("/etc/network/interfaces") {
+    } else if system.exists("/etc/network/interfaces") && has_ifupdown(system) {
         Some(Renderer::Ifupdown)
     } else if network_manager_is_on(system) {
         None
     } else {
         system.exists("/usr/lib/systemd/systemd-networkd").then_some(Renderer::Networkd)
     }
+}
+
+/// Whether there is a program for files of ifupdown, which outlive its package.
+fn has_ifupdown(system: &System) -> bool {
+    system.has_program("ifup")
 }
 
 /// Whether networkd starts at boot.
@@ -138,18 +146,36 @@ pub fn ours(system: &System) -> Vec<String> {
     OURS.iter().flat_map(in_folder).collect()
 }
 
+/// Files that this agent wrote for the instance of which this image was made: the record of what it wrote is in
+/// no image.
+pub fn stale(system: &System) -> Vec<String> {
+    if system.exists(paths::NETWORK_RECORD) {
+        return Vec::new();
+    }
+    let is_written = |path: &String| system.read_text(path).is_ok_and(|text| text.starts_with(HEADER));
+    ours(system).into_iter().filter(is_written).collect()
+}
+
 /// Whether files of ours are about an interface of this machine. Those in an image that was made of a
 /// running machine are about the interfaces of that one, and are as good as none.
 fn ours_fit(system: &System) -> bool {
-    let texts: String = ours(system).iter().filter_map(|path| system.read_text(path).ok()).collect();
+    let is_of_this_disk = system.exists(paths::NETWORK_RECORD);
+    let texts = ours(system).into_iter().filter_map(|path| system.read_text(path).ok());
+    let texts = texts.filter(|text| is_of_this_disk || !text.starts_with(HEADER)).map(|text| text.to_lowercase());
     let nics = nics(system);
+    // Nobody knows yet which there are; of what was written on this machine it is known that they fit.
+    let is_unknown = !nics.iter().any(|nic| nic.is_real) && (is_of_this_disk || !may_come(system, &nics));
     let words = |text: &str, name: &str| {
         text.split(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-')).any(|word| word == name)
     };
-    let texts = texts.to_lowercase();
-    let fits = |nic: &Nic| (!nic.mac.is_empty() && texts.contains(&nic.mac)) || words(&texts, &nic.name.to_lowercase());
+    let fits = |text: &str, nic: &Nic| match text.contains("match") && text.contains("macaddress") {
+        // Beside an address, a name makes it no other interface.
+        true => !nic.mac.is_empty() && text.contains(&nic.mac),
+        false => words(text, &nic.name.to_lowercase()),
+    };
     // `*` stands for any interface.
-    !texts.is_empty() && (texts.contains('*') || !nics.iter().any(|nic| nic.is_real) || nics.iter().any(fits))
+    let counts = |text: String| text.contains('*') || is_unknown || nics.iter().any(|nic| fits(&text, nic));
+    texts.into_iter().any(counts)
 }
 
 /// Whether anything on the machine configures its network, so that there is something to lose.
@@ -158,8 +184,9 @@ pub fn is_configured(system: &System) -> bool {
         |folder: &str, fits: fn(&str) -> bool| system.list(folder).is_ok_and(|names| names.iter().any(|n| fits(n)));
     has("/etc/netplan", |name| name.ends_with(".yaml") && !name.starts_with("50-cloud-init"))
         || has("/etc/systemd/network", |name| name.ends_with(".network") && !name.starts_with("10-cloud-init-"))
-        || has("/etc/network/interfaces.d", |name| !name.starts_with('.') && !name.starts_with("50-cloud-init"))
-        || system.read_text("/etc/network/interfaces").is_ok_and(|text| has_interface(&text))
+        || (has("/etc/network/interfaces.d", |name| !name.starts_with('.') && !name.starts_with("50-cloud-init"))
+            || system.read_text("/etc/network/interfaces").is_ok_and(|text| has_interface(&text)))
+            && has_ifupdown(system)
         || network_manager_is_on(system)
         // Netplan's are made of files that are looked at themselves.
         || has("/run/systemd/network", |name| name.ends_with(".network") && !name.starts_with("10-netplan-"))
@@ -189,7 +216,7 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
         for (path, text) in files {
-            system.write(path, text, FileOptions::default()).unwrap();
+            system.write(path, text, FileOptions::mode(0o755)).unwrap();
         }
         (tree, system)
     }
@@ -206,8 +233,10 @@ mod tests {
             ("/etc/sysconfig/network-scripts/ifcfg-eth0", ""),
             ("/proc/cmdline", "quiet ip=dhcp"),
         ] {
-            let (_tree, system) = tree(&[file]);
+            let (_tree, system) = tree(&[file, ("/usr/sbin/ifup", "")]);
             assert!(is_configured(&system), "{file:?}");
+            let is_of_ifupdown = file.0.starts_with("/etc/network/");
+            assert_eq!(is_configured(&tree(&[file]).1), !is_of_ifupdown, "{file:?} without ifupdown");
         }
         let (_tree, system) = tree(&[
             ("/etc/netplan/README", ""),
@@ -236,6 +265,7 @@ mod tests {
             (netplan, "{network: {ethernets: {any: {match: {name: 'e*'}}}}}", true),
             (netplan, "network:\n  ethernets:\n    ens5: {dhcp4: true}\n", true),
             (own, "[Match]\nMACAddress=52:54:00:ab:00:02\nName=eth0\n", false),
+            (netplan, "{network: {ethernets: {ens5: {match: {macaddress: '52:54:00:ab:00:02'}}}}}", false),
             (netplan, "network:\n  ethernets:\n    ens50: {dhcp4: true}\n", false),
         ] {
             let files: Vec<_> = nic.iter().copied().chain([(path, text)]).collect();
@@ -251,7 +281,13 @@ mod tests {
         for (files, expected) in [
             (&["/usr/sbin/netplan", wanted, "/etc/network/interfaces"][..], Some(Renderer::Netplan)),
             (&[wanted, "/etc/network/interfaces"], Some(Renderer::Networkd)),
-            (&["/usr/lib/systemd/systemd-networkd", "/etc/network/interfaces"], Some(Renderer::Ifupdown)),
+            (
+                &["/usr/lib/systemd/systemd-networkd", "/etc/network/interfaces", "/usr/sbin/ifup"],
+                Some(Renderer::Ifupdown),
+            ),
+            // Left behind by a package that was removed.
+            (&["/usr/lib/systemd/systemd-networkd", "/etc/network/interfaces"], Some(Renderer::Networkd)),
+            (&["/etc/network/interfaces"], None),
             (&["/usr/lib/systemd/systemd-networkd"], Some(Renderer::Networkd)),
             (
                 &[

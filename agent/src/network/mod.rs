@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 mod ec2;
 mod emit;
-mod ifupdown;
+pub mod ifupdown;
 pub mod machine;
 mod model;
 mod netplan;

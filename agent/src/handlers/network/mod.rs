@@ -5,6 +5,7 @@
 //! anything configures an interface, and a document that cannot be understood at all changes nothing.
 //! So is a file of ours that was changed by hand, until the configuration is another one.
 
+mod files;
 mod take_up;
 #[cfg(test)]
 mod tests;
@@ -19,21 +20,26 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::edit::put;
+use super::edit::{put, text_or_empty};
 use super::{Failure, Finds, Frequency, Handled, Handler, Outcome};
 use crate::config::Config as BootConfig;
 use crate::context::Context;
 use crate::datasources::Instance;
 use crate::network::machine::{self, Nic, Renderer};
-use crate::network::{File, Format, LEFT_OUT, NetworkConfig, Plan, plan, plan_of};
+use crate::network::{Format, LEFT_OUT, NetworkConfig, Plan, plan, plan_of};
 use crate::report::Report;
 use crate::system::{FileOptions, System};
-use take_up::{found, rename, take_up};
+use files::{kept, print_of, restored, write};
+use take_up::{bring_up, found, rename, take_down, take_up};
 
 /// A program that some images have for the interfaces of EC2.
 const EC2_NET_UTILS: &str = "/usr/bin/setup-policy-routes";
 /// Folders of cloud-init's own settings, of which the network's count here.
 const CLOUD_CONFIG: &str = "/etc/cloud/cloud.cfg.d";
+/// Follows the record of a configuration of which something is left to do: the files as they were written, and
+/// what that is.
+const UNDONE: &str = "\nwritten as ";
+
 /// Configures the network before it starts.
 pub struct Network;
 
@@ -56,7 +62,7 @@ impl Handler for Network {
     const STAGE: Stage = Stage::Local;
     const FREQUENCY: Frequency = Frequency::Boot;
     const FINDS: Option<Finds> = Some(|system, config, _| {
-        config.get("network").is_some() || system.exists(paths::NETWORK_TOLD) || lacks_network(system)
+        config.get("network").is_some() || system.exists(paths::NETWORK_TOLD) || has_work(system)
     });
     type Config = Config;
 
@@ -98,7 +104,7 @@ impl Handler for NetworkOfSource {
 /// Prepares the network by which a source is to be reached. `image` is the image's own configuration.
 pub fn before_the_source(system: &System, image: &Node, report: &Report) {
     let image = image.get("network").cloned();
-    if image.is_none() && !lacks_network(system) {
+    if image.is_none() && !has_work(system) {
         return;
     }
     let context = Context::new(
@@ -113,6 +119,11 @@ pub fn before_the_source(system: &System, image: &Node, report: &Report) {
         Err(failure) => tracing::error!("the network: {}", failure.message),
         Ok(outcome) => tracing::info!("the network: {outcome:?}"),
     }
+}
+
+/// Whether something is to be done though nobody tells a configuration.
+fn has_work(system: &System) -> bool {
+    lacks_network(system) || !machine::stale(system).is_empty()
 }
 
 /// Whether nothing configures the network, and there is something to configure and a program for it.
@@ -201,6 +212,7 @@ fn configure(context: &Context, image: Option<Node>, stage: Stage) -> Handled {
     let wanted = wanted(context, image, &nics);
     match &wanted {
         Wanted::Disabled(why) => return Ok(Outcome::Skipped(Reason::SwitchedOff, format!("{why} says so"))),
+        Wanted::Nothing if !machine::stale(system).is_empty() => return forget(context, stage),
         Wanted::Nothing => return skipped(Reason::NothingToDo, "nobody told a configuration of the network"),
         Wanted::Image(_) | Wanted::Source(_) | Wanted::Fallback(_) => {}
     }
@@ -210,8 +222,9 @@ fn configure(context: &Context, image: Option<Node>, stage: Stage) -> Handled {
         return Err(Failure::new(Reason::Unsupported, message));
     };
     let record = record(&wanted, renderer, &context.instance.id);
-    let are_ours_there = || !machine::ours(system).is_empty();
-    if system.read_text(paths::NETWORK_RECORD).is_ok_and(|old| old == record) && are_ours_there() {
+    let known = text_or_empty(system, paths::NETWORK_RECORD)?;
+    let known = known.strip_prefix(&record).filter(|_| !machine::ours(system).is_empty());
+    if known == Some("") {
         return skipped(Reason::RanBefore, "the configuration is as it was when its files were written");
     }
     let Plan { files, network, mut told, otherwise } = match &wanted {
@@ -226,6 +239,16 @@ fn configure(context: &Context, image: Option<Node>, stage: Stage) -> Handled {
     let mut left_out: Vec<String> =
         told.iter().filter(|finding| is_serious(finding)).map(ToString::to_string).collect();
     context.tell(told)?;
+    if let Some((print, left_out)) = known.and_then(|rest| rest.strip_prefix(UNDONE)?.split_once('\n'))
+        && print != print_of(system)
+    {
+        // What the program did not take up at once it has taken up at its start.
+        if left_out.is_empty() {
+            return skipped(Reason::RanBefore, "the files were changed by hand since they were written");
+        }
+        let message = format!("its files were changed by hand since, so this is still left out: {left_out}");
+        return Err(Failure::new(Reason::Config, message));
+    }
     // The source was reached by the network, so the image does this much by itself.
     let is_usual = stage != Stage::Local && !network.is_more_than_usual();
     let is_of_source = matches!(&wanted, Wanted::Source(config) if config.format != Format::CloudInit);
@@ -238,7 +261,22 @@ fn configure(context: &Context, image: Option<Node>, stage: Stage) -> Handled {
         };
     }
     let before = kept(system, &files);
-    let changed = write(system, &files)?;
+    // From here on they are this instance's, and a later boot goes on with what is not done.
+    let undone = |left_out: &[String]| {
+        let text = format!("{record}{UNDONE}{}\n{}", print_of(system), left_out.join("; "));
+        system.write(paths::NETWORK_RECORD, text, FileOptions::mode(0o600))
+    };
+    let down = take_down(context, renderer, stage, &files, &network.links, &nics)?;
+    let written = write(system, &files).and_then(|changed| {
+        undone(&left_out)?;
+        bring_up(context, &down).map(|()| changed)
+    });
+    let changed = written.map_err(|failure| {
+        let failure = restored(system, &before, failure);
+        // By the files of before; what it says is no news after the failure.
+        let _ = bring_up(context, &down);
+        failure
+    })?;
     // Also where no file is another one: an earlier boot may have failed here.
     rename(context, &network.links, &nics, stage)?;
     match (take_up(context, renderer, stage), otherwise) {
@@ -259,7 +297,8 @@ fn configure(context: &Context, image: Option<Node>, stage: Stage) -> Handled {
     }
     let detail = json!({"renderer": renderer.name(), "changed": changed});
     if !left_out.is_empty() {
-        // Without a record, so that a later boot says it again.
+        // A later boot says it again, and does not write what somebody has mended by hand.
+        undone(&left_out)?;
         let message = format!("the network is configured but for this: {}", left_out.join("; "));
         return Err(Failure::new(Reason::Config, message).with_detail(detail));
     }
@@ -292,45 +331,18 @@ fn record(wanted: &Wanted, renderer: Renderer, id: &str) -> String {
     }
 }
 
+/// Removes what an image has of the instance that it was made of: it would configure this one.
+fn forget(context: &Context, stage: Stage) -> Handled {
+    let removed = machine::stale(&context.system);
+    removed.iter().try_for_each(|path| context.system.remove(path))?;
+    if let Some(renderer) = machine::renderer(&context.system) {
+        take_up(context, renderer, stage)?;
+    }
+    Ok(Outcome::Ok(Some(json!({"removed": removed}))))
+}
+
 /// DHCP on an interface.
 fn fallback(name: &str) -> NetworkConfig {
     let text = json!({"version": 2, "ethernets": {name: {"dhcp4": true, "dhcp6": true}}}).to_string();
     NetworkConfig::new("the built-in configuration", Format::CloudInit, text)
-}
-
-/// Files as they are before they are written; none where there is no file.
-type Before = Vec<(String, u32, Option<Vec<u8>>)>;
-
-fn kept(system: &System, files: &[File]) -> Before {
-    files.iter().map(|file| (file.path.clone(), file.mode, system.read(&file.path).ok())).collect()
-}
-
-/// The failure, after the files have been put back.
-fn restored(system: &System, before: &Before, failure: Failure) -> Failure {
-    let put_back = before.iter().try_for_each(|(path, mode, old)| match old {
-        Some(bytes) => system.write(path, bytes, FileOptions::mode(*mode)),
-        None => system.remove(path),
-    });
-    let then = match put_back {
-        Ok(()) => "the files are as they were".to_owned(),
-        Err(error) => format!("the files could not be put back: {error}"),
-    };
-    Failure { message: format!("{}; {then}", failure.message), ..failure }
-}
-
-/// Writes the files and removes those of ours that are no more; which of them were other ones before.
-fn write(system: &System, files: &[File]) -> Result<Vec<String>, Failure> {
-    let mut changed = Vec::new();
-    for file in files {
-        if put(system, &file.path, &file.text, file.mode)? {
-            changed.push(file.path.clone());
-        }
-    }
-    for path in machine::ours(system) {
-        if !files.iter().any(|file| file.path == path) {
-            system.remove(&path)?;
-            changed.push(path);
-        }
-    }
-    Ok(changed)
 }

@@ -14,7 +14,7 @@ fn machine(files: &[(&str, &str)], told: Option<&str>, user_data: &str) -> Machi
     let tree = tempfile::tempdir().unwrap();
     let mut context = Context::for_test(tree.path(), user_data);
     for (path, text) in files {
-        context.system.write(path, text, FileOptions::default()).unwrap();
+        context.system.write(path, text, FileOptions::mode(0o755)).unwrap();
     }
     let network = told.map(|text| NetworkConfig::new("network-config", Format::CloudInit, text));
     context.instance = Arc::new(Instance { network, ..Instance::new("test", "i-test") });
@@ -191,10 +191,140 @@ fn the_files_of_the_machine_that_an_image_was_made_of_do_not_keep_a_new_one_with
 #[test]
 fn ifupdown_that_does_not_read_the_file_of_ours_is_told() {
     let interfaces = "/etc/network/interfaces";
-    let mut machine = machine(&[(interfaces, "auto lo\niface lo inet loopback\n")], Some(STATIC), "{}");
+    let lo = "auto lo\niface lo inet loopback\n";
+    let mut machine = machine(&[("/usr/sbin/ifup", ""), (interfaces, lo)], Some(STATIC), "{}");
     assert!(machine.run().unwrap_err().message.contains("it has no line `source /etc/network/interfaces.d/*`"));
     let text = machine.context.system.read_text("/etc/network/interfaces.d/50-cloud-init").unwrap();
     assert!(text.contains("address 10.0.0.2/24"));
     machine.context.system.write(interfaces, "source-directory interfaces.d\n", FileOptions::default()).unwrap();
     assert!(matches!(machine.run(), Ok(Outcome::Ok(_))));
+}
+
+#[test]
+fn what_was_changed_by_hand_stays_also_while_something_is_left_out_of_the_document() {
+    let partly = "{version: 2, ethernets: {ens5: {addresses: [10.0.0.2/24, nonsense]}}}";
+    let mut machine = machine(&[(NETWORKD, ""), ENS5], Some(partly), "{}");
+    let first = machine.run().unwrap_err();
+    assert!(first.message.starts_with("the network is configured but for this: "), "{}", first.message);
+    // Nobody touched it: it is as it should be, and is told again.
+    assert_eq!(machine.run().unwrap_err().message, first.message);
+    machine.context.system.write(FILE, "mine", FileOptions::default()).unwrap();
+    for _ in 0..2 {
+        let failure = machine.run().unwrap_err();
+        assert!(failure.message.contains("ethernets.ens5.addresses[1]: "), "{}", failure.message);
+        assert_eq!(machine.file().as_deref(), Some("mine"));
+    }
+    machine.tell("i-test", &partly.replace("nonsense", "rubbish"));
+    machine.run().unwrap_err();
+    assert!(machine.file().unwrap().contains("Address=10.0.0.2/24"));
+}
+
+#[test]
+fn what_an_image_brings_from_its_bake_is_no_configuration_of_a_machine_whose_driver_is_to_come() {
+    let finds = |machine: &Machine| Network::FINDS.unwrap()(&machine.context.system, &machine.context.config, &[]);
+    let udev = ("/run/udev/control", "");
+    let mut own = machine(&[(NETWORKD, ""), ENS5], Some(STATIC), "{}");
+    assert!(matches!(own.run(), Ok(Outcome::Ok(_))));
+    let text = own.file().unwrap();
+    let record = own.context.system.read_text(paths::NETWORK_RECORD).unwrap();
+    // The machine that wrote it, at its next start: there is nothing to wait for.
+    assert!(!finds(&machine(&[(NETWORKD, ""), udev, (FILE, &text), (paths::NETWORK_RECORD, &record)], None, "{}")));
+    // The same in a sealed image: it is looked who is there, and what is ours is replaced.
+    assert!(finds(&machine(&[(NETWORKD, ""), udev, (FILE, &text)], None, "{}")));
+    let mut other = machine(&[(NETWORKD, ""), udev, ENS5, (FILE, &text)], None, "{}");
+    assert!(finds(&other));
+    assert!(matches!(other.run(), Ok(Outcome::Ok(_))));
+    assert!(other.file().unwrap().contains("DHCP=yes"));
+}
+
+#[test]
+fn an_interface_that_is_up_gets_its_new_configuration_and_one_that_has_it_stays_up() {
+    let tree = tempfile::tempdir().unwrap();
+    let Some(context) = crate::testing::machine(tree.path(), &["/usr/bin/dash"], "{}") else { return };
+    let interfaces = "/etc/network/interfaces.d/50-cloud-init";
+    // Each tells which file it saw.
+    let script = |name: &str| {
+        let reads = "new=old; while read -r line; do case $line in *10.0.0.9*) new=new;; esac; done";
+        format!(
+            "#!/usr/bin/dash\n{reads} < {interfaces}\necho \"{name} $* $new\" >> /said\n[ ! -e /refuses-$new ] || [ {name} = ifdown ]\n"
+        )
+    };
+    let put = |path: &str, text: &str| context.system.write(path, text, FileOptions::mode(0o755)).unwrap();
+    for name in ["ifup", "ifdown"] {
+        put(&format!("/usr/sbin/{name}"), &script(name));
+    }
+    put("/etc/network/interfaces", "source interfaces.d/*\n");
+    put("/run/network/ifstate", "lo=lo\nens5=ens5\nens6=ens6\n");
+    let mut machine = Machine { _tree: tree, context };
+    for nic in [5, 6] {
+        let folder = format!("/sys/class/net/ens{nic}");
+        let write = |file: &str, text: &str| {
+            machine.context.system.write(format!("{folder}/{file}"), text, FileOptions::default()).unwrap();
+        };
+        write("device/uevent", "DRIVER=ena");
+        write("address", &format!("52:54:00:12:34:0{nic}"));
+        write("flags", "0x1003");
+    }
+    let document = |address: &str| {
+        format!("{{version: 2, ethernets: {{ens5: {{addresses: [{address}/24]}}, ens6: {{dhcp4: true}}}}}}")
+    };
+    let mut run = |address: &str| {
+        machine.tell("i-test", &document(address));
+        machine.context.system.remove("/said").unwrap();
+        let handled = machine.context.run_handler::<NetworkOfSource>();
+        let text = |path: &str| machine.context.system.read_text(path).unwrap_or_default();
+        (handled, text("/said"), text(interfaces))
+    };
+    // What is up asks DHCP already: only the other one is taken down, by the file that it came up with.
+    comes_to(&run("10.0.0.8"), "ifdown ens5 old\nifup ens5 old\nifup -a old\n", "10.0.0.8");
+    comes_to(&run("10.0.0.9"), "ifdown ens5 old\nifup ens5 new\nifup -a new\n", "10.0.0.9");
+    let (handled, said, _) = run("10.0.0.9");
+    assert_eq!((reason(handled), said.as_str()), (Reason::RanBefore, ""));
+}
+
+fn comes_to((handled, said, text): &(Handled, String, String), expected: &str, address: &str) {
+    assert!(matches!(handled, Ok(Outcome::Ok(_))), "{handled:?}");
+    assert_eq!(said, expected);
+    assert!(text.contains(address), "{text}");
+}
+
+#[test]
+fn a_configuration_that_an_interface_does_not_come_up_with_gives_way_to_the_one_before() {
+    let tree = tempfile::tempdir().unwrap();
+    let Some(context) = crate::testing::machine(tree.path(), &["/usr/bin/dash"], "{}") else { return };
+    let interfaces = "/etc/network/interfaces.d/50-cloud-init";
+    let put = |path: &str, text: &str| context.system.write(path, text, FileOptions::mode(0o755)).unwrap();
+    put("/usr/sbin/ifdown", "#!/usr/bin/dash\necho \"ifdown $*\" >> /said\n");
+    let script = "#!/usr/bin/dash\necho \"ifup $*\" >> /said\nwhile read -r line; do case $line in *10.0.0.9*) \
+        echo no such route >&2; exit 1;; esac; done < /etc/network/interfaces.d/50-cloud-init\n";
+    put("/usr/sbin/ifup", script);
+    put("/etc/network/interfaces", "source interfaces.d/*\n");
+    put("/run/network/ifstate", "ens5=ens5\n");
+    put("/sys/class/net/ens5/device/uevent", "DRIVER=ena");
+    let old = "auto ens5\niface ens5 inet dhcp\n";
+    put(interfaces, old);
+    let mut machine = Machine { _tree: tree, context };
+    machine.tell("i-test", "{version: 2, ethernets: {ens5: {addresses: [10.0.0.9/24]}}}");
+    let failure = machine.context.run_handler::<NetworkOfSource>().unwrap_err();
+    assert!(failure.message.contains("no such route; "), "{}", failure.message);
+    assert!(failure.message.ends_with("; the files are as they were"), "{}", failure.message);
+    assert_eq!(machine.context.system.read_text(interfaces).unwrap(), old);
+    let said = machine.context.system.read_text("/said").unwrap();
+    assert_eq!(said, "ifdown ens5\nifup ens5\nifup ens5\n");
+}
+
+#[test]
+fn what_an_image_brings_from_its_bake_goes_also_where_something_else_configures_the_network() {
+    let other = ("/etc/systemd/network/own.network", "");
+    let mut own = machine(&[(NETWORKD, ""), ENS5], Some(STATIC), "{}");
+    assert!(matches!(own.run(), Ok(Outcome::Ok(_))));
+    let text = own.file().unwrap();
+    let mut baked = machine(&[(NETWORKD, ""), ENS5, other, (FILE, &text)], None, "{}");
+    assert!(Network::FINDS.unwrap()(&baked.context.system, &baked.context.config, &[]));
+    assert!(matches!(baked.run(), Ok(Outcome::Ok(_))));
+    assert!(baked.file().is_none() && baked.context.system.exists(other.0));
+    // What somebody else wrote under that name is not this agent's to remove.
+    let mut theirs = machine(&[(NETWORKD, ""), ENS5, other, (FILE, "[Match]\nName=ens5\n")], None, "{}");
+    assert_eq!(reason(theirs.run()), Reason::NothingToDo);
+    assert!(theirs.file().is_some());
 }
