@@ -130,7 +130,7 @@ pub fn last_words(finished: &Finished, count: usize) -> Vec<String> {
 /// # Errors
 /// How it ended, and its last words.
 pub fn run_to_end(context: &Context, what: &str, command: &Command) -> Result<(), Failure> {
-    let finished = match context.run(command) {
+    let finished = match context.run(&context.shown(command.clone())) {
         Ok(finished) if finished.success() => return Ok(()),
         Ok(finished) => finished,
         Err(error) => {

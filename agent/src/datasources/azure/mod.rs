@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::status::Reason;
 use serde_json::{Value as Json, json};
 
@@ -18,6 +19,7 @@ use super::place::{Place, dmi, key_lines, text};
 use super::{Datasource, Detected, Instance, SourceError};
 use crate::net::service::{Api, Service};
 use crate::net::{self};
+use crate::report::instance_folder;
 use crate::system::{FileOptions, System};
 use ovf::Ovf;
 pub use wire::report;
@@ -77,31 +79,44 @@ fn read(system: &System, service: &Service) -> Result<Instance, SourceError> {
     let of_firmware = Some(dmi(system, "product_uuid").to_lowercase()).filter(|id| !id.is_empty());
     let none = || format!("neither the firmware nor the metadata service at {} tells an id", service.base());
     let id = of_firmware.or_else(|| text(&told, "/compute/vmId")).ok_or_else(none)?;
-    let ovf = document(system, &id)?;
+    let mut findings = Vec::new();
+    let ovf = document(system, &id, &mut findings)?;
     let pool = text(&told, "/extended/compute/ppsType").filter(|kind| kind != "None");
     if ovf.is_of_pool || pool.is_some() {
         let message = "this machine waits in a pool of Azure for its order, which the agent cannot do; \
                        let cloud-init provision machines of pools";
         return Err(message.to_owned().into());
     }
-    Ok(instance(&id, ovf, told)?)
+    Ok(Instance { findings, ..instance(&id, ovf, told)? })
 }
 
-/// The document, from the disk or as it was kept; empty where there is none.
-fn document(system: &System, id: &str) -> Result<Ovf, String> {
+/// The document, from the disk or as it was kept; empty where there is none. That it could not be kept is told,
+/// as no later boot sees the disk.
+fn document(system: &System, id: &str, findings: &mut Vec<Diagnostic>) -> Result<Ovf, String> {
     let disk = Place::disk_like(system, LABEL);
     let is_new = disk.is_some();
     // What was kept for another machine came with an image of its disk.
     let is_own = system.read_text(KEPT_ID).is_ok_and(|kept| kept.trim() == id);
     let folders = if is_own { FOLDERS } else { &FOLDERS[..1] };
-    let Some(place) = disk.or_else(|| Place::folder(system, folders, &[DOCUMENT])) else { return Ok(Ovf::default()) };
+    let Some(place) = disk.or_else(|| Place::folder(system, folders, &[DOCUMENT])) else {
+        // A first boot has the disk, and kept the document if it could.
+        if system.exists(instance_folder(id)) {
+            let message = "this machine has booted before, but the document of its order was not kept, so its \
+                           user-data may be missing; `kiln-agent status` of its first boot tells why";
+            findings.push(Diagnostic::new(Severity::Warning, KEPT, message));
+        }
+        return Ok(Ovf::default());
+    };
     let [Some(bytes)] = place.read(system, [DOCUMENT])? else {
         return Err(format!("{}: it has no {DOCUMENT}", place.name()));
     };
     let ovf = ovf::parse(&bytes).map_err(|why| format!("{}/{DOCUMENT}: {why}", place.name()))?;
-    // Later boots would miss the user-data; this one has it.
     if is_new && let Err(error) = keep(system, id, &ovf) {
-        tracing::error!("{DOCUMENT} cannot be kept for later boots: {error}");
+        let message = format!(
+            "{DOCUMENT} cannot be kept, so later boots will lack its user-data: {error}; make room in {KEPT} and \
+             start the machine with the disk once more"
+        );
+        findings.push(Diagnostic::error("azure", message));
     }
     Ok(ovf)
 }

@@ -21,6 +21,7 @@ use serde_json::json;
 
 use super::edit::put;
 use super::{Failure, Finds, Frequency, Handled, Handler, Outcome};
+use crate::cloud_init::settings;
 use crate::config::Config as BootConfig;
 use crate::context::Context;
 use crate::datasources::Instance;
@@ -32,8 +33,6 @@ use take_up::{found, rename, take_up};
 
 /// A program that some images have for the interfaces of EC2.
 const EC2_NET_UTILS: &str = "/usr/bin/setup-policy-routes";
-/// Folders of cloud-init's own settings, of which the network's count here.
-const CLOUD_CONFIG: &str = "/etc/cloud/cloud.cfg.d";
 /// Configures the network before it starts.
 pub struct Network;
 
@@ -141,13 +140,11 @@ fn image_key(context: &Context) -> Option<Node> {
 
 /// The same, from cloud-init's settings; the file of a later name wins.
 fn cloud_key(system: &System) -> Option<Node> {
-    let names = system.list(CLOUD_CONFIG).unwrap_or_default();
-    let paths = names.into_iter().filter(|name| name.ends_with(".cfg")).map(|name| format!("{CLOUD_CONFIG}/{name}"));
     let key = |path: String| {
         let text = system.read_text(&path).ok().filter(|text| text.contains("network"))?;
         yaml::parse(&path, &text).ok()?.0.get("network").cloned()
     };
-    paths.rev().chain(std::iter::once("/etc/cloud/cloud.cfg".to_owned())).find_map(key)
+    settings::files(system).into_iter().rev().find_map(key)
 }
 
 /// What the files are to be made of.
