@@ -80,13 +80,8 @@ pub fn findings(
 ) -> Vec<Diagnostic> {
     let data = userdata::parse(name, bytes, surroundings);
     let agent = AgentKeys::default();
-    let mut config = Config {
-        root: data.config,
-        agent,
-        scripts: data.scripts,
-        diagnostics: data.diagnostics,
-        left_out: Vec::new(),
-    };
+    let mut config =
+        Config { root: data.config, agent, scripts: data.scripts, diagnostics: data.diagnostics, left_out: Vec::new() };
     config.check(external);
     let mut findings = std::mem::take(&mut config.diagnostics);
     findings.extend(config.check_handlers());

@@ -91,10 +91,8 @@ mod tests {
             message: (outcome == OutcomeKind::Failed).then(|| "why".to_owned()),
             detail: None,
         };
-        status.handlers = vec![
-            report("users", Stage::Init, OutcomeKind::Ok),
-            report("runcmd", Stage::Final, OutcomeKind::Failed),
-        ];
+        status.handlers =
+            vec![report("users", Stage::Init, OutcomeKind::Ok), report("runcmd", Stage::Final, OutcomeKind::Failed)];
         status.diagnostics.push(Diagnostic::warning("user-data", "unknown key"));
         for stage in [Stage::Init, Stage::Final] {
             status.stage = Some(stage);

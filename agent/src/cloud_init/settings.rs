@@ -158,12 +158,16 @@ mod tests {
         let (_tree, system) = machine(&[
             (INSTALLED, ""),
             (FILE, IMAGE),
-            ("/etc/cloud/cloud.cfg.d/10-a.cfg", "system_info: {default_user: {name: a, gecos: A}}\nrole: a\ntimezone: UTC\n"),
+            (
+                "/etc/cloud/cloud.cfg.d/10-a.cfg",
+                "system_info: {default_user: {name: a, gecos: A}}\nrole: a\ntimezone: UTC\n",
+            ),
             ("/etc/cloud/cloud.cfg.d/20-b.cfg", "role: b\ndatasource_list: [Ec2, None]\n"),
             ("/etc/cloud/cloud.cfg.d/README", "not: read\n"),
             ("/etc/kiln/agent.yaml", "default_user: {name: kiln}\n"),
         ]);
-        let instance = Instance { user_data: b"#cloud-config\ntimezone: CET\n".to_vec(), ..Instance::new("test", "i-1") };
+        let instance =
+            Instance { user_data: b"#cloud-config\ntimezone: CET\n".to_vec(), ..Instance::new("test", "i-1") };
         let config = Config::load(&system, &instance, None);
         assert_eq!(told(&config.diagnostics), Vec::<String>::new());
         let get = |key: &str| config.root.get(key).unwrap().to_json();

@@ -45,7 +45,6 @@ impl Handler for DisableEc2Metadata {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::system::FileOptions;
     use crate::testing;
 
     #[test]
@@ -54,7 +53,7 @@ mod tests {
             let tree = tempfile::tempdir().unwrap();
             let user_data = format!("disable_ec2_metadata: {word}");
             let Some(mut context) = testing::machine(tree.path(), &["/usr/bin/dash"], &user_data) else { return };
-            context.system.write("/usr/sbin/ip", "#!/usr/bin/dash\n: > /ran\n", FileOptions::mode(0o755)).unwrap();
+            testing::executable(&context.system, "/usr/sbin/ip", "#!/usr/bin/dash\n: > /ran\n");
             let outcome = context.run_handler::<DisableEc2Metadata>().unwrap();
             assert!(matches!(outcome, Outcome::Skipped(why, _) if why == reason), "{word}");
             assert!(!context.system.exists("/ran"));

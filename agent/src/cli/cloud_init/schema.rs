@@ -163,7 +163,8 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
         assert!(of_instance(&system).unwrap_err().contains("needs root"));
-        let instance = Instance { user_data: b"#cloud-config\nhostname: web\n".to_vec(), ..Instance::new("nocloud", "i-1") };
+        let instance =
+            Instance { user_data: b"#cloud-config\nhostname: web\n".to_vec(), ..Instance::new("nocloud", "i-1") };
         system.write(paths::INSTANCE, serde_json::to_vec(&instance).unwrap(), FileOptions::default()).unwrap();
         assert_eq!(
             check_instance(&system, &of_instance(&system).unwrap(), false, &[]),

@@ -18,7 +18,7 @@ fn machine(tree: &std::path::Path, user_data: &str) -> Option<Context> {
         ("chef-client", "echo \"chef $*\" >> /said; case $* in *bad*) echo 'FATAL: no such role'; exit 1;; esac"),
     ] {
         let script = format!("#!/usr/bin/dash\n{script}\n");
-        context.system.write(format!("/usr/bin/{name}"), script, FileOptions::mode(0o755)).unwrap();
+        testing::executable(&context.system, format!("/usr/bin/{name}"), script);
     }
     Some(context)
 }

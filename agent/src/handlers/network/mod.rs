@@ -5,6 +5,7 @@
 //! anything configures an interface, and a document that cannot be understood at all changes nothing.
 //! So is a file of ours that was changed by hand, until the configuration is another one.
 
+pub mod foreseen;
 mod take_up;
 #[cfg(test)]
 mod tests;
@@ -157,8 +158,7 @@ enum Wanted {
     Nothing,
 }
 
-fn wanted(context: &Context, image: Option<Node>, nics: &[Nic]) -> Wanted {
-    let system = &context.system;
+fn wanted(system: &System, told: Option<&NetworkConfig>, image: Option<Node>, nics: &[Nic]) -> Wanted {
     if system.kernel_command_line().split_whitespace().any(|word| word == "network-config=disabled") {
         return Wanted::Disabled("network-config=disabled on the kernel's command line".to_owned());
     }
@@ -170,7 +170,7 @@ fn wanted(context: &Context, image: Option<Node>, nics: &[Nic]) -> Wanted {
             return Wanted::Image(node);
         }
     }
-    match (&context.instance.network, machine::first(nics)) {
+    match (told, machine::first(nics)) {
         (Some(config), _) if config.format == Format::Ec2 && system.exists(EC2_NET_UTILS) => Wanted::Nothing,
         (Some(config), _) => Wanted::Source(config.clone()),
         (None, Some(nic)) if lacks_network(system) => Wanted::Fallback(nic.name.clone()),
@@ -195,7 +195,7 @@ fn configure(context: &Context, image: Option<Node>, stage: Stage) -> Handled {
     let system = &context.system;
     let skipped = |reason, message: &str| Ok(Outcome::Skipped(reason, message.to_owned()));
     let nics = found(context);
-    let wanted = wanted(context, image, &nics);
+    let wanted = wanted(system, context.instance.network.as_ref(), image, &nics);
     match &wanted {
         Wanted::Disabled(why) => return Ok(Outcome::Skipped(Reason::SwitchedOff, format!("{why} says so"))),
         Wanted::Nothing => return skipped(Reason::NothingToDo, "nobody told a configuration of the network"),
@@ -211,24 +211,13 @@ fn configure(context: &Context, image: Option<Node>, stage: Stage) -> Handled {
     if system.read_text(paths::NETWORK_RECORD).is_ok_and(|old| old == record) && are_ours_there() {
         return skipped(Reason::RanBefore, "the configuration is as it was when its files were written");
     }
-    let Plan { files, network, mut told, otherwise } = match &wanted {
-        Wanted::Source(config) => plan(config, renderer, &nics),
-        Wanted::Image(node) => plan_of(node, Format::CloudInit, renderer, &nics),
-        Wanted::Fallback(name) => plan(&fallback(name), renderer, &nics),
-        Wanted::Disabled(_) | Wanted::Nothing => Plan::default(),
-    };
-    if !files.is_empty() {
-        told.extend(not_sourced(system, renderer));
-    }
+    let plan = plan_for(system, &wanted, renderer, &nics);
+    let is_left = is_left_alone(&plan, &wanted, stage);
+    let Plan { files, network, told, otherwise } = plan;
     let mut left_out: Vec<String> =
         told.iter().filter(|finding| is_serious(finding)).map(ToString::to_string).collect();
     context.tell(told)?;
-    // The source was reached by the network, so the image does this much by itself.
-    let is_usual = stage != Stage::Local && !network.is_more_than_usual();
-    let is_of_source = matches!(&wanted, Wanted::Source(config) if config.format != Format::CloudInit);
-    // What could not be read may have been the only address: without any, the machine would be cut off.
-    let would_cut = !left_out.is_empty() && !network.gives_an_address();
-    if files.is_empty() || would_cut || is_usual && is_of_source {
+    if is_left {
         return match left_out.as_slice() {
             [] => skipped(Reason::NothingToDo, "the configuration has nothing that the machine does not do anyway"),
             told => Err(Failure::new(Reason::Config, format!("the network is left as it is: {}", told.join("; ")))),
@@ -263,6 +252,30 @@ fn configure(context: &Context, image: Option<Node>, stage: Stage) -> Handled {
     // It holds what the document holds.
     system.write(paths::NETWORK_RECORD, record, FileOptions::mode(0o600))?;
     Ok(Outcome::Ok(Some(detail)))
+}
+
+/// The files of what is wanted.
+fn plan_for(system: &System, wanted: &Wanted, renderer: Renderer, nics: &[Nic]) -> Plan {
+    let mut plan = match wanted {
+        Wanted::Source(config) => plan(config, renderer, nics),
+        Wanted::Image(node) => plan_of(node, Format::CloudInit, renderer, nics),
+        Wanted::Fallback(name) => plan(&fallback(name), renderer, nics),
+        Wanted::Disabled(_) | Wanted::Nothing => Plan::default(),
+    };
+    if !plan.files.is_empty() {
+        plan.told.extend(not_sourced(system, renderer));
+    }
+    plan
+}
+
+/// Whether nothing of the plan is to be written.
+fn is_left_alone(plan: &Plan, wanted: &Wanted, stage: Stage) -> bool {
+    // The source was reached by the network, so the image does this much by itself.
+    let is_usual = stage != Stage::Local && !plan.network.is_more_than_usual();
+    let is_of_source = matches!(wanted, Wanted::Source(config) if config.format != Format::CloudInit);
+    // What could not be read may have been the only address: without any, the machine would be cut off.
+    let would_cut = plan.told.iter().any(is_serious) && !plan.network.gives_an_address();
+    plan.files.is_empty() || would_cut || is_usual && is_of_source
 }
 
 /// That ifupdown will not see the file of ours.
