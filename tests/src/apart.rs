@@ -40,8 +40,13 @@ pub fn copy(from: &Path, to: &Path) {
 
 /// Copies executables, with the folders above them, into a tree; for the reason of [`executable`] by another process.
 pub fn copy_executables<'a>(files: impl IntoIterator<Item = &'a str>, tree: &Path) {
+    let files: Vec<&str> = files.into_iter().collect();
+    if files.is_empty() {
+        return;
+    }
     let mut copy = Command::new("cp");
     copy.args(["--dereference", "--parents", "--preserve=mode", "--target-directory"]).arg(tree).args(files);
-    let copied = copy.output().unwrap();
+    // It looks the folders above them up without the leading slash.
+    let copied = copy.current_dir("/").output().unwrap();
     assert!(copied.status.success(), "{copied:?}");
 }

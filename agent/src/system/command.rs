@@ -470,6 +470,23 @@ mod tests {
     }
 
     #[test]
+    fn what_it_says_is_also_in_the_log_and_a_log_that_cannot_be_is_no_failure() {
+        let tree = tempfile::tempdir().unwrap();
+        let log: &'static str = Box::leak(tree.path().join("log/output").to_str().unwrap().into());
+        let run = |script: &str, log| {
+            let command = Command::new("/bin/sh", LONG).args(["-c", script]).copied_to(log, FileOptions::mode(0o640));
+            System::new("/").run(&command).unwrap()
+        };
+        assert_eq!(run("echo out; echo err >&2", log).text(), "out", "its own copy is whole");
+        run("echo more", log);
+        let mut lines: Vec<String> = std::fs::read_to_string(log).unwrap().lines().map(str::to_owned).collect();
+        assert_eq!(lines.pop().as_deref(), Some("more"));
+        lines.sort();
+        assert_eq!(lines, ["err", "out"]);
+        assert!(run("true", "/proc/none/log").success());
+    }
+
+    #[test]
     fn a_missing_program_is_named() {
         let error = System::new("/").run(&Command::new("no-such-program", LONG)).unwrap_err();
         assert_eq!(error.to_string(), "no-such-program is not installed");

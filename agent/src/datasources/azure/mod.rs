@@ -111,14 +111,20 @@ fn document(system: &System, id: &str, findings: &mut Vec<Diagnostic>) -> Result
         return Err(format!("{}: it has no {DOCUMENT}", place.name()));
     };
     let ovf = ovf::parse(&bytes).map_err(|why| format!("{}/{DOCUMENT}: {why}", place.name()))?;
-    if is_new && let Err(error) = keep(system, id, &ovf) {
+    if is_new {
+        try_to_keep(system, id, &ovf, findings);
+    }
+    Ok(ovf)
+}
+
+fn try_to_keep(system: &System, id: &str, ovf: &Ovf, findings: &mut Vec<Diagnostic>) {
+    if let Err(error) = keep(system, id, ovf) {
         let message = format!(
             "{DOCUMENT} cannot be kept, so later boots will lack its user-data: {error}; make room in {KEPT} and \
              start the machine with the disk once more"
         );
         findings.push(Diagnostic::error("azure", message));
     }
-    Ok(ovf)
 }
 
 fn keep(system: &System, id: &str, ovf: &Ovf) -> std::io::Result<()> {
@@ -282,6 +288,32 @@ mod tests {
         assert_eq!(instance.hostname.as_deref(), Some("kept"));
         assert_eq!(instance.settings["default_user"], json!({"name": "operator"}));
         assert_eq!(instance.user_data, b"#!/bin/sh\n");
+    }
+
+    #[test]
+    fn a_document_that_is_not_kept_is_told_at_the_first_boot_and_at_later_ones() {
+        let order = ovf::parse(ovf::tests::DOCUMENT.as_bytes()).unwrap();
+        let told = |findings: &[Diagnostic]| findings.iter().map(ToString::to_string).collect::<Vec<_>>();
+        // A file where the folder is to be: also root cannot write there.
+        let (_tree, system) = tree(&[(KEPT, "")]);
+        let mut findings = Vec::new();
+        try_to_keep(&system, "i-1", &order, &mut findings);
+        let [finding] = &told(&findings)[..] else { panic!("{findings:?}") };
+        assert!(finding.starts_with("azure: error: ovf-env.xml cannot be kept, so later boots"), "{finding}");
+        assert!(!finding.contains("hunter2"), "{finding}");
+
+        let (_tree, system) = tree(&[]);
+        let mut findings = Vec::new();
+        document(&system, "i-1", &mut findings).unwrap();
+        assert_eq!(findings, [], "a first boot may have no document");
+        system.make_dir(instance_folder("i-1"), 0o755, None).unwrap();
+        document(&system, "i-1", &mut findings).unwrap();
+        assert!(told(&findings)[0].starts_with("/var/lib/waagent: warning: this machine has booted before"));
+        let instance = Instance { findings, ..Instance::new("azure", "i-1") };
+        let config = crate::config::Config::load(&system, &instance, None);
+        assert_eq!(config.diagnostics, instance.findings, "the status has it");
+        let kept: Instance = serde_json::from_slice(&serde_json::to_vec(&instance).unwrap()).unwrap();
+        assert_eq!(kept.findings.len(), 1, "and so have later stages");
     }
 
     #[test]
