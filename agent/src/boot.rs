@@ -61,7 +61,7 @@ pub fn boot(system: &System, only: Option<Stage>) -> io::Result<Status> {
         tell(cloud_init::stage_began);
         run_stage(system, &report, stage)?;
         report.stage_ended(stage)?;
-        tell(if stage == Stage::Final { cloud_init::ended } else { cloud_init::stage_told });
+        tell(cloud_init::stage_ended);
     }
     let status = report.snapshot();
     let is_over = status.stages.iter().any(|stage| stage.name == Stage::Final && stage.finished.is_some());

@@ -6,6 +6,7 @@ use kiln_schema::yaml::{self, Node, Place};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::cloud_init::settings;
 use crate::datasources::Instance;
 use crate::handlers::{self, external};
 use crate::instance_data;
@@ -46,20 +47,26 @@ pub struct Config {
     pub scripts: Vec<Script>,
     /// What is wrong with the documents.
     pub diagnostics: Vec<Diagnostic>,
+    /// What of cloud-init's own settings does not count; told by `plan` and `validate` alone.
+    pub left_out: Vec<Diagnostic>,
 }
 
 impl Config {
     /// Reads the agent's files and the instance's documents, and checks every key.
     ///
     /// Rank, highest first: user-data, vendor-data, the settings of the source, `/etc/kiln/agent.d/*.yaml`
-    /// (a later name wins), `/etc/kiln/agent.yaml`.
+    /// (a later name wins), `/etc/kiln/agent.yaml`, and in cloud-init's place its own settings.
     ///
     /// Documents that these include are got by the fetcher; without one they are left out.
     pub fn load(system: &System, instance: &Instance, fetcher: Option<&dyn Fetch>) -> Self {
         let variables = || instance_data::variables(system, instance);
         let surroundings = Surroundings { variables: Some(&variables), launch_index: instance.launch_index, fetcher };
         let user_data = userdata::parse("user-data", &instance.user_data, &surroundings);
-        let mut vendor_data = if refuses_vendor_data(&user_data.config) {
+        let mut diagnostics = Vec::new();
+        let of_cloud_init = settings::read(system);
+        diagnostics.extend(of_cloud_init.errors);
+        let files = files(system, of_cloud_init.root, &mut diagnostics);
+        let mut vendor_data = if refuses_vendor_data(&user_data.config).or(refuses_vendor_data(&files)) == Some(true) {
             UserData::empty("vendor-data")
         } else {
             userdata::parse("vendor-data", &instance.vendor_data, &surroundings)
@@ -67,15 +74,15 @@ impl Config {
         for script in &mut vendor_data.scripts {
             script.of_vendor = true;
         }
-        let mut diagnostics = Vec::new();
-        let files = files(system, &mut diagnostics);
         let settings = Node::from_json(&instance.settings, &Place::whole("datasource"));
         let files = if settings.is_null() { files } else { userdata::layer(settings, files) };
         let root = userdata::layer(user_data.config, userdata::layer(vendor_data.config, files));
         let scripts = vendor_data.scripts.into_iter().chain(user_data.scripts).collect();
         diagnostics.extend(vendor_data.diagnostics);
         diagnostics.extend(user_data.diagnostics);
-        let mut config = Config { root, agent: AgentKeys::default(), scripts, diagnostics };
+        diagnostics.extend(instance.findings.iter().cloned());
+        let left_out = of_cloud_init.left_out;
+        let mut config = Config { root, agent: AgentKeys::default(), scripts, diagnostics, left_out };
         config.check(&external::names(system));
         config
     }
@@ -137,20 +144,20 @@ impl Config {
     }
 }
 
-/// `vendor_data: {enabled: false}`, also spelled as text.
-fn refuses_vendor_data(user_data: &Node) -> bool {
-    match user_data.get("vendor_data").and_then(|vendor| vendor.get("enabled")).map(|node| &node.value) {
-        Some(yaml::Value::Scalar(enabled)) => yaml::scalar::boolean(&enabled.text) == Some(false),
-        _ => false,
+/// Whether a document says `vendor_data: {enabled: false}`, also spelled as text; none if it says nothing.
+fn refuses_vendor_data(document: &Node) -> Option<bool> {
+    match &document.get("vendor_data")?.get("enabled")?.value {
+        yaml::Value::Scalar(enabled) => yaml::scalar::boolean(&enabled.text).map(|enabled| !enabled),
+        _ => None,
     }
 }
 
-/// The agent's files, merged.
-fn files(system: &System, diagnostics: &mut Vec<Diagnostic>) -> Node {
+/// The agent's files, merged, over what ranks below them.
+fn files(system: &System, below: Option<Node>, diagnostics: &mut Vec<Diagnostic>) -> Node {
     let dropins = system.list(paths::AGENT_CONFIG_DROPINS).unwrap_or_default();
     let dropins = dropins.into_iter().filter(|name| name.ends_with(".yaml") || name.ends_with(".yml"));
     let dropins = dropins.map(|name| format!("{}/{name}", paths::AGENT_CONFIG_DROPINS));
-    let mut merged = Node::empty_map(Place::whole(paths::AGENT_CONFIG));
+    let mut merged = below.unwrap_or_else(|| Node::empty_map(Place::whole(paths::AGENT_CONFIG)));
     for path in std::iter::once(paths::AGENT_CONFIG.to_owned()).chain(dropins) {
         let text = match system.read_text(&path) {
             Ok(text) => text,
@@ -163,7 +170,10 @@ fn files(system: &System, diagnostics: &mut Vec<Diagnostic>) -> Node {
         match yaml::parse(&path, &text) {
             Ok((node, warnings)) => {
                 diagnostics.extend(warnings);
-                merged = userdata::layer(node, merged);
+                // Of comments alone it is none, and not the value that takes away what is below.
+                if !node.is_null() {
+                    merged = userdata::layer(node, merged);
+                }
             }
             Err(finding) => diagnostics.push(*finding),
         }

@@ -7,6 +7,7 @@ use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{PlannedShutdown, Status};
 use kiln_schema::yaml::Node;
 
+use crate::cloud_init;
 use crate::datasources::Instance;
 use crate::report::{LastAct, Report};
 use crate::system::{Command, Finished, RunError, System};
@@ -48,6 +49,14 @@ impl Context {
     /// A command that ends by the handler's deadline at the latest.
     pub fn command(&self, program: &str) -> Command {
         Command::new(program, self.time_left())
+    }
+
+    /// A command whose output people look for: in cloud-init's place it also goes to the log of it.
+    pub fn shown(&self, command: Command) -> Command {
+        match cloud_init::is_installed(&self.system) {
+            true => command.copied_to(cloud_init::logs::OUTPUT, cloud_init::logs::MODE),
+            false => command,
+        }
     }
 
     /// Runs a command on the machine.

@@ -8,18 +8,28 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::context::Context;
+use crate::system::System;
+
+#[path = "../../tests/src/apart.rs"]
+mod apart;
+pub use apart::{copy_executables, skip};
+
+/// Puts an executable into a tree.
+pub fn executable(system: &System, path: impl AsRef<Path>, text: impl AsRef<str>) {
+    apart::executable(&system.path(path), text.as_ref());
+}
 
 /// A tree with programs of this machine and their libraries, and surroundings on it.
 ///
-/// None, with a word on standard error, where this machine has no such program or the test does not
-/// run as root: chroot(2) is root's.
+/// None, with a word as [`skip`] has it, where this machine has no such program or the test does not run as root:
+/// chroot(2) is root's.
 pub fn machine(tree: &Path, tools: &[&str], user_data: &str) -> Option<Context> {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: needs root for chroot(2)");
+        skip("it needs root for chroot(2)");
         return None;
     }
     if let Some(missing) = tools.iter().find(|tool| !Path::new(tool).exists()) {
-        eprintln!("skipped: {missing} is not on this machine");
+        skip(&format!("{missing} is not on this machine"));
         return None;
     }
     let mut files: BTreeSet<String> = tools.iter().map(|tool| (*tool).to_owned()).collect();
@@ -28,11 +38,7 @@ pub fn machine(tree: &Path, tools: &[&str], user_data: &str) -> Option<Context> 
         let text = String::from_utf8(listed.stdout).unwrap();
         files.extend(text.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned));
     }
-    for file in files {
-        let target = tree.join(file.trim_start_matches('/'));
-        fs::create_dir_all(target.parent().unwrap()).unwrap();
-        fs::copy(&file, &target).unwrap();
-    }
+    copy_executables(files.iter().map(String::as_str), tree);
     fs::create_dir_all(tree.join("etc")).unwrap();
     fs::create_dir_all(tree.join("dev")).unwrap();
     fs::write(tree.join("dev/null"), "").unwrap();

@@ -31,6 +31,9 @@ use std::process::Command;
 use base64::Engine as _;
 use serde_json::Value as Json;
 
+#[path = "../../tests/src/apart.rs"]
+mod apart;
+
 const SEED: &str = "var/lib/kiln/seed/nocloud";
 const BOOT_ID: &str = "proc/sys/kernel/random/boot_id";
 /// The agent's own books: they must be there with their mode, and their content is not a contract.
@@ -211,7 +214,7 @@ fn install_busybox(root: &Path) {
     fs::create_dir_all(root.join("bin")).unwrap();
     fs::create_dir_all(root.join("dev")).unwrap();
     fs::create_dir_all(root.join("tmp")).unwrap();
-    fs::copy(busybox, root.join("bin/busybox")).unwrap();
+    apart::copy(busybox, &root.join("bin/busybox"));
     let applets = Command::new(busybox).arg("--list").output().unwrap();
     for applet in String::from_utf8(applets.stdout).unwrap().lines().filter(|name| *name != "busybox") {
         let _ = symlink("busybox", root.join("bin").join(applet));
@@ -275,8 +278,11 @@ fn copy_tree(from: &Path, to: &Path) {
             fs::create_dir_all(&target).unwrap();
             copy_tree(&entry.path(), &target);
         } else {
-            fs::copy(entry.path(), &target).unwrap();
             let mode = if entry.metadata().unwrap().mode() & 0o100 == 0 { 0o644 } else { 0o755 };
+            match mode {
+                0o755 => apart::copy(&entry.path(), &target),
+                _ => assert!(fs::copy(entry.path(), &target).is_ok(), "{}", target.display()),
+            }
             fs::set_permissions(&target, fs::Permissions::from_mode(mode)).unwrap();
         }
     }

@@ -123,6 +123,8 @@ says() {
 }
 fresh
 sed -i '1a # mine' "$root/etc/cloud/cloud.cfg"
+# Over the foundation's own, which is for EC2.
+echo 'datasource_list: [NoCloud]' >"$root/etc/cloud/cloud.cfg.d/95_check.cfg"
 settings() { (cd "$root/etc/cloud" && find . -type f -print0 | sort -z | xargs -0 sha256sum); }
 settings >"$work/settings"
 mkdir -p "$root/var/lib/cloud/seed/nocloud" "$root/var/lib/cloud/scripts/per-boot"
@@ -151,6 +153,16 @@ check "others are told the status" inside setpriv --reuid=65534 --regid=65534 --
 check "root is told the user-data" says hunter2 inside cloud-init query userdata
 check "the cloud has its name" says '^nocloud$' inside cloud-id
 check "the instance's own user-data is valid" inside cloud-init schema --system
+check "the settings of the image count" says '/etc/cloud/cloud.cfg.d/95_check.cfg:1' inside kiln-agent plan
+check "and its lists of modules are said not to" says 'cloud_final_modules: .*the order of the handlers is fixed' inside kiln-agent plan
+check "what tools tail is there" says ' finished at .* Datasource DataSourceNoCloud' cat "$root/var/log/cloud-init-output.log"
+check "and what the handlers did" says ' write_files\[INFO\]: ok' cat "$root/var/log/cloud-init.log"
+# shellcheck disable=SC2016 # the shell inside expands it
+per='for i in 1 2; do cloud-init-per "$1" a-mark sh -c "echo \$0 >>/root/per; exit 4" "$1"; echo $? >>/root/per; done'
+for often in once instance always; do inside sh -c "$per" sh "$often"; done
+check "cloud-init-per runs what is due and ends as it does" test "$(tr '\n' ' ' <"$root/root/per")" = "once 4 0 instance 4 0 always 4 always 4 "
+check "its marks are those of cloud-init" inside test -f /var/lib/cloud/sem/bootper.a_mark.once -a -f /var/lib/cloud/instance/sem/bootper.a_mark.instance
+check "a frequency that is none is refused" refuses inside cloud-init-per never a true
 # shellcheck disable=SC2016 # the shell inside expands it
 check "its logs are collected for root alone" inside sh -c 'cd /root && cloud-init collect-logs && test "$(stat -c %a cloud-init.tar.gz)" = 600'
 check "no secret is in them" refuses says hunter2 tar -xzOf "$root/root/cloud-init.tar.gz"
@@ -172,8 +184,11 @@ check "apt installs both packages" apt install --no-install-recommends /tmp/kiln
 check "its manual is there" test -f "$root/usr/share/man/man1/cloud-init.1.gz"
 mkdir -p "$root/var/lib/cloud/data" "$root/var/lib/cloud/instances/i-1"
 echo i-1 >"$root/var/lib/cloud/data/instance-id"
+inside cloud-init-per once check true
+touch "$root/var/log/cloud-init-output.log"
 check "apt purges them" apt purge kiln-cloud-init kiln-agent
 check "a purge leaves nothing" unchanged
+check "and no log" refuses ls "$root/var/log/cloud-init-output.log"
 
 echo
 echo "package: $passed passed, $failed failed"

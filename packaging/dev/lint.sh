@@ -12,7 +12,7 @@ cargo fmt --all --check
 echo "== shell scripts"
 # Not the data of the fixture trees; and the steps of a bake are read as they run, behind their preamble.
 steps=builder/src/bake/steps
-git ls-files -z -- '*.sh' .ci/run 'debian/*.postinst' 'debian/*.postrm' ":!agent/tests/cases" ":!$steps" | xargs -0 shellcheck
+git ls-files -z -- '*.sh' packaging/cloud-init/cloud-init-per .ci/run 'debian/*.postinst' 'debian/*.postrm' ":!agent/tests/cases" ":!$steps" | xargs -0 shellcheck
 for step in "$steps"/*.sh; do
     # SC2317: a step need not use all that the preamble defines.
     [ "${step##*/}" = common.sh ] || cat "$steps/common.sh" "$step" | shellcheck --shell=sh --exclude=SC2317 - \

@@ -15,6 +15,7 @@ use super::print::{Format, columns, complain, count, document, reason, say, say_
 use crate::boot::{self, Turn};
 use crate::config::{AgentKeys, Config};
 use crate::datasources::Instance;
+use crate::handlers::network::foreseen::{Foreseen, foresee};
 use crate::handlers::{Frequency, HANDLERS};
 use crate::includes::Includes;
 use crate::system::System;
@@ -71,6 +72,7 @@ struct Plan {
     settings: Vec<Origin>,
     /// Scripts among the parts of the user-data.
     scripts: Vec<String>,
+    network: Foreseen,
     /// Handlers that have nothing to do.
     idle: Vec<&'static str>,
     findings: Vec<Diagnostic>,
@@ -88,7 +90,7 @@ pub fn run(system: &System, args: &Args) -> ExitCode {
     // Nobody is asked for what is included; for this machine's own user-data it is there.
     let kept = args.file.is_none().then(|| Includes::kept(system, &instance.id));
     let config = Config::load(system, &instance, kept.as_ref().map(|kept| kept as &dyn Fetch));
-    let plan = plan(system, &config);
+    let plan = plan(system, &instance, &config);
     match args.format {
         Format::Json => say_json(&plan),
         Format::Text => say(&text(&plan)),
@@ -113,9 +115,11 @@ fn instance(system: &System, file: Option<&PathBuf>) -> Result<Instance, String>
     Ok(Instance { user_data, ..Instance::new("file", "planned") })
 }
 
-fn plan(system: &System, config: &Config) -> Plan {
+fn plan(system: &System, instance: &Instance, config: &Config) -> Plan {
+    let network = foresee(system, instance, Config::of_image(system).root.get("network").cloned());
     let mut findings = config.diagnostics.clone();
     findings.extend(config.check_handlers());
+    findings.extend(config.left_out.iter().chain(&network.findings).cloned());
     config.apply_strictness(&mut findings);
     let mut handlers: Vec<Planned> = Vec::new();
     for stage in Stage::ALL {
@@ -152,6 +156,7 @@ fn plan(system: &System, config: &Config) -> Plan {
     Plan {
         settings: origins(&config.root, |key| own.contains(&key)),
         scripts: config.scripts.iter().map(|script| script.name.clone()).collect(),
+        network,
         idle,
         findings,
         handlers,
@@ -221,6 +226,7 @@ fn text(plan: &Plan) -> String {
     if !plan.scripts.is_empty() {
         text.push_str(&format!("scripts of the user-data: {}\n", plan.scripts.join(", ")));
     }
+    text.push_str(&format!("network: {}{}\n", plan.network.source, written(&plan.network)));
     if !plan.idle.is_empty() {
         text.push_str(&format!("nothing to do for: {}\n", plan.idle.join(", ")));
     }
@@ -231,6 +237,14 @@ fn text(plan: &Plan) -> String {
         }
     }
     text
+}
+
+/// What would be written of the network, behind where it comes from.
+fn written(network: &Foreseen) -> String {
+    match network.renderer {
+        Some(renderer) if !network.files.is_empty() => format!(", for {renderer}: {}", network.files.join(", ")),
+        _ => String::new(),
+    }
 }
 
 /// A frequency in a sentence.
@@ -256,7 +270,7 @@ mod tests {
         write("/etc/kiln/agent.d/10-role.yaml", "\nrole: web\n");
         let instance =
             Instance { user_data: b"#cloud-config\nkiln:\n  strict: true\n".to_vec(), ..Instance::default() };
-        let plan = plan(&system, &Config::load(&system, &instance, None));
+        let plan = plan(&system, &instance, &Config::load(&system, &instance, None));
         let told: Vec<_> =
             plan.settings.iter().map(|o| format!("{} {}:{}", o.key, o.source, o.line.unwrap_or(0))).collect();
         assert_eq!(
@@ -271,7 +285,8 @@ mod tests {
         let system = System::new(tree.path());
         system.write("/usr/lib/kiln/handlers.d/nagios", "#!/bin/sh\n", FileOptions::mode(0o755)).unwrap();
         let user_data = b"#cloud-config\nnagios:\n  server: a\n".to_vec();
-        let plan = plan(&system, &Config::load(&system, &Instance { user_data, ..Instance::default() }, None));
+        let instance = Instance { user_data, ..Instance::default() };
+        let plan = plan(&system, &instance, &Config::load(&system, &instance, None));
         let last = plan.handlers.last().unwrap();
         assert_eq!((last.handler.as_str(), last.stage), ("nagios", Stage::Final));
         assert_eq!(last.values[0].key, "nagios.server");

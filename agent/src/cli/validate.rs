@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::NO_INPUT;
 use super::print::{Format, complain, count, document, say, say_json};
+use crate::cloud_init::settings;
 use crate::config::{AgentKeys, Config};
 use crate::handlers::external;
 use crate::system::System;
@@ -50,7 +51,9 @@ pub fn run(system: &System, args: &Args) -> ExitCode {
             return ExitCode::from(NO_INPUT);
         }
     };
-    let findings = findings(&name, &bytes, args.strict, &external::names(system));
+    let mut findings = findings(&name, &bytes, args.strict, &external::names(system), &Surroundings::default());
+    // What it would be laid over on this machine.
+    findings.extend(settings::read(system).left_out);
     let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
     let warnings = findings.len() - errors;
     match args.format {
@@ -66,12 +69,19 @@ pub fn run(system: &System, args: &Args) -> ExitCode {
     if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// All that is wrong with user-data, in the order of the document. Every finding has a place.
-pub fn findings(name: &str, bytes: &[u8], strict: bool, external: &[String]) -> Vec<Diagnostic> {
-    // Nothing is known of an instance, and nobody is asked.
-    let data = userdata::parse(name, bytes, &Surroundings::default());
+/// All that is wrong with user-data, in the order of the document. Every finding has a place. Without
+/// surroundings nothing is known of an instance, and nobody is asked for what it includes.
+pub fn findings(
+    name: &str,
+    bytes: &[u8],
+    strict: bool,
+    external: &[String],
+    surroundings: &Surroundings<'_>,
+) -> Vec<Diagnostic> {
+    let data = userdata::parse(name, bytes, surroundings);
     let agent = AgentKeys::default();
-    let mut config = Config { root: data.config, agent, scripts: data.scripts, diagnostics: data.diagnostics };
+    let mut config =
+        Config { root: data.config, agent, scripts: data.scripts, diagnostics: data.diagnostics, left_out: Vec::new() };
     config.check(external);
     let mut findings = std::mem::take(&mut config.diagnostics);
     findings.extend(config.check_handlers());
@@ -110,8 +120,12 @@ fn place_at_start(finding: &mut Diagnostic, bytes: &[u8]) {
 mod tests {
     use super::*;
 
+    fn of_file(bytes: &[u8], strict: bool, external: &[String]) -> Vec<Diagnostic> {
+        findings("file", bytes, strict, external, &Surroundings::default())
+    }
+
     fn told(text: &str, strict: bool) -> Vec<String> {
-        findings("file", text.as_bytes(), strict, &[]).iter().map(ToString::to_string).collect()
+        of_file(text.as_bytes(), strict, &[]).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -133,15 +147,15 @@ mod tests {
     #[test]
     fn findings_of_different_readers_stand_in_the_order_of_the_document() {
         let text = "#cloud-config\nhostname: [a]\nzebra: 1\npreserve_hostname: perhaps\n";
-        let lines: Vec<_> = findings("file", text.as_bytes(), false, &[]).iter().map(|f| f.line).collect();
+        let lines: Vec<_> = of_file(text.as_bytes(), false, &[]).iter().map(|f| f.line).collect();
         assert_eq!(lines[..2], [Some(2), Some(3)]);
     }
 
     #[test]
     fn an_error_about_the_whole_document_stands_at_its_first_line() {
-        let finding = &findings("file", b"hello\nworld\n", false, &[])[0];
+        let finding = &of_file(b"hello\nworld\n", false, &[])[0];
         assert_eq!((finding.line, finding.column, finding.excerpt.as_deref()), (Some(1), Some(1), Some("hello")));
-        let finding = &findings("file", b"\xff\xfe\0\0", false, &[])[0];
+        let finding = &of_file(b"\xff\xfe\0\0", false, &[])[0];
         assert_eq!((finding.line, finding.excerpt.as_deref()), (Some(1), None));
     }
 
@@ -161,6 +175,6 @@ mod tests {
 
     #[test]
     fn an_external_handler_owns_its_key() {
-        assert!(findings("file", b"#cloud-config\nnagios: {}\n", true, &["nagios".to_owned()]).is_empty());
+        assert!(of_file(b"#cloud-config\nnagios: {}\n", true, &["nagios".to_owned()]).is_empty());
     }
 }

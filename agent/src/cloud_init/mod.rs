@@ -5,13 +5,15 @@
 
 use std::io;
 
-use kiln_schema::status::Status;
+use kiln_schema::status::{Stage, Status};
 use serde_json::{Value as Json, json};
 
 use crate::datasources::Instance;
 use crate::system::{FileOptions, System, now};
 
 pub mod data;
+pub mod logs;
+pub mod settings;
 pub mod told;
 
 /// Comes with the package: without it none of the files here is written.
@@ -55,24 +57,36 @@ pub fn stage_began(system: &System, status: &Status) {
         try_to(system.remove(path));
     }
     stage_told(system, status);
+    logs::stage_began(system, status);
+}
+
+/// A stage has ended.
+pub fn stage_ended(system: &System, status: &Status) {
+    logs::stage_ended(system, status);
+    if status.stage == Some(Stage::Final) { ended(system, status) } else { stage_told(system, status) }
 }
 
 /// Writes how the stages stand.
-pub fn stage_told(system: &System, status: &Status) {
+fn stage_told(system: &System, status: &Status) {
     put(system, "status.json", &json!({"v1": told::stages(status)}));
 }
 
 /// The boot has ended: its result comes last, as that is what tools wait for.
 pub fn ended(system: &System, status: &Status) {
     stage_told(system, status);
-    let (uptime, at) = (system.read_text("/proc/uptime").unwrap_or_default(), now().strftime(told::DATE).to_string());
-    let line = format!("{} - {at} - v. {VERSION}\n", uptime.split_whitespace().next().unwrap_or("na"));
+    let line = format!("{} - {} - v. {VERSION}\n", uptime(system), now().strftime(told::DATE));
     if system.exists(INSTANCE) {
         try_to(system.write(BOOT_FINISHED, line, FileOptions::mode(0o644)));
     }
     let details = told::details(status);
     let datasource = status.source.as_deref().map(told::datasource);
     put(system, "result.json", &json!({"v1": {"datasource": datasource, "errors": details["errors"]}}));
+}
+
+/// The seconds since the kernel started, for a person.
+fn uptime(system: &System) -> String {
+    let uptime = system.read_text("/proc/uptime").unwrap_or_default();
+    uptime.split_whitespace().next().unwrap_or("na").to_owned()
 }
 
 /// Keeps what the source told of the instance.
@@ -125,7 +139,7 @@ fn try_to(done: io::Result<()>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kiln_schema::status::{Stage, StageReport, State};
+    use kiln_schema::status::{StageReport, State};
     use std::os::unix::fs::PermissionsExt;
 
     fn machine() -> (tempfile::TempDir, System) {

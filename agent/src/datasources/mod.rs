@@ -12,7 +12,7 @@
 
 use std::time::Instant;
 
-use kiln_schema::diagnostic::nearest;
+use kiln_schema::diagnostic::{Diagnostic, nearest};
 use kiln_schema::status::Stage;
 use serde::{Deserialize, Serialize};
 
@@ -223,6 +223,9 @@ pub struct Instance {
     pub vendor_data: Vec<u8>,
     /// Configuration that the source gives, below vendor-data: the name of the default user, and his password.
     pub settings: serde_json::Value,
+    /// What is wrong with the machine although the source has told.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Diagnostic>,
     /// All metadata as the source gave it, for `query` and templates. No credentials.
     pub metadata: serde_json::Value,
 }

@@ -239,7 +239,7 @@ mod tests {
         testing::detects(&Vmware, &[("product_name", "VMware Virtual Platform\n", Detected::No)]);
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
-        system.write("/usr/bin/vmtoolsd", "", FileOptions::mode(0o755)).unwrap();
+        crate::testing::executable(&system, "/usr/bin/vmtoolsd", "");
         assert_eq!(Vmware.detect(&system), Detected::No);
         system.write("/sys/class/dmi/id/product_name", "VMware7,1\n", FileOptions::default()).unwrap();
         assert_eq!(Vmware.detect(&system), Detected::Yes);
@@ -258,7 +258,7 @@ mod tests {
                       'info-get guestinfo.vendordata') [ ! -e /broken ] || { echo 'channel closed' >&2; exit 1; } ;;\n\
                       'info-get guestinfo.userdata') [ ! -e /large ] || printf %01100000d 0 ;;\n\
                       *) echo 'No value found' >&2; exit 1 ;;\nesac\n";
-        system.write("/usr/bin/vmtoolsd", script, FileOptions::mode(0o755)).unwrap();
+        crate::testing::executable(system, "/usr/bin/vmtoolsd", script);
         let instance = Vmware.fetch(system, soon).unwrap();
         assert_eq!((instance.id.as_str(), instance.user_data.len()), ("vm-2", 0));
         system.write("/broken", "", FileOptions::default()).unwrap();

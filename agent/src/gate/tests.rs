@@ -209,7 +209,8 @@ mod test {
         let mut paths = Vec::new();
         for (name, text, mode) in files {
             let path = folder.path().join(name).display().to_string();
-            system.write(&path, text, FileOptions::mode(*mode)).unwrap();
+            crate::testing::executable(&system, &path, text);
+            system.set_mode(&path, *mode).unwrap();
             paths.push(path);
         }
         let (check, counts, printed) = check(&system, &paths, Duration::from_secs(60), &mut |_| {});
@@ -221,7 +222,7 @@ mod test {
         let found = System::new("/").run(&Command::new("bats", Duration::from_secs(20)).arg("--version"));
         let found = found.is_ok_and(|finished| finished.success());
         if !found {
-            eprintln!("bats is not installed: its part of this test did not run");
+            crate::testing::skip("bats is not installed");
         }
         found
     }
@@ -289,7 +290,7 @@ mod test {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t").display().to_string();
         let system = System::new("/");
-        system.write(&path, "#!/bin/sh\necho 1..2\necho ok 1\nexec sleep 60\n", FileOptions::mode(0o755)).unwrap();
+        crate::testing::executable(&system, &path, "#!/bin/sh\necho 1..2\necho ok 1\nexec sleep 60\n");
         let (check, counts, _) = check(&system, &[path], Duration::from_millis(300), &mut |_| {});
         assert!(
             check.message.ends_with("did not end within 300ms and was killed after 1 results"),

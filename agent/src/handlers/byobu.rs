@@ -110,7 +110,7 @@ mod tests {
             ("dpkg-reconfigure", "echo \"$@\" >> /said"),
         ] {
             let script = format!("#!/usr/bin/dash\n{script}\n");
-            context.system.write(format!("/usr/bin/{name}"), script, FileOptions::mode(0o755)).unwrap();
+            testing::executable(&context.system, format!("/usr/bin/{name}"), script);
         }
         Some(context)
     }
@@ -143,7 +143,7 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         let Some(mut context) = machine(tree.path(), "byobu_by_default: enable") else { return };
         let script = "#!/usr/bin/dash\necho no home >&2; exit 3\n";
-        context.system.write("/usr/bin/runuser", script, FileOptions::mode(0o755)).unwrap();
+        testing::executable(&context.system, "/usr/bin/runuser", script);
         let failure = context.run_handler::<Byobu>().unwrap_err();
         assert_eq!(failure.message, "byobu_by_default: byobu-launcher-install exited 3: no home");
         assert!(context.system.read_text("/said").unwrap().contains("boolean true"));

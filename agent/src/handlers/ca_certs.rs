@@ -172,7 +172,7 @@ mod tests {
         let context = testing::machine(tree, &["/usr/bin/dash"], user_data)?;
         let script = "#!/usr/bin/dash\necho \"$0 $*\" >> /ran\n";
         for path in ["/usr/sbin/update-ca-certificates", "/usr/bin/update-ca-trust"] {
-            context.system.write(path, script, FileOptions::mode(0o755)).unwrap();
+            testing::executable(&context.system, path, script);
         }
         context.system.write("/etc/os-release", distro, FileOptions::default()).unwrap();
         Some(context)

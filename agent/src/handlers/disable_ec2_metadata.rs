@@ -63,7 +63,6 @@ fn prohibit(context: &Context) -> Result<Vec<&'static str>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::system::FileOptions;
     use crate::testing;
 
     #[test]
@@ -72,7 +71,7 @@ mod tests {
             let tree = tempfile::tempdir().unwrap();
             let user_data = format!("disable_ec2_metadata: {word}");
             let Some(mut context) = testing::machine(tree.path(), &["/usr/bin/dash"], &user_data) else { return };
-            context.system.write("/usr/sbin/ip", "#!/usr/bin/dash\n: > /ran\n", FileOptions::mode(0o755)).unwrap();
+            testing::executable(&context.system, "/usr/sbin/ip", "#!/usr/bin/dash\n: > /ran\n");
             let outcome = context.run_handler::<DisableEc2Metadata>().unwrap();
             assert!(matches!(outcome, Outcome::Skipped(why, _) if why == reason), "{word}");
             assert!(!context.system.exists("/ran"));
@@ -84,10 +83,10 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         let Some(context) = testing::machine(tree.path(), &["/usr/bin/dash"], "{}") else { return };
         let script = "#!/usr/bin/dash\necho \"$*\" >> /ran\ncase $* in -6*) exit 2;; esac\n";
-        context.system.write("/usr/sbin/ip", script, FileOptions::mode(0o755)).unwrap();
+        testing::executable(&context.system, "/usr/sbin/ip", script);
         assert_eq!(prohibit(&context).unwrap(), ["169.254.169.254"]);
         let lo = "00000000000000000000000000000001 01 80 10 80       lo\n";
-        context.system.write("/proc/net/if_inet6", lo, FileOptions::default()).unwrap();
+        context.system.write("/proc/net/if_inet6", lo, Default::default()).unwrap();
         assert!(prohibit(&context).is_err(), "a way that stays open is no success");
         let (v4, v6) = ("route replace prohibit 169.254.169.254\n", "-6 route replace prohibit fd00:ec2::254\n");
         assert_eq!(context.system.read_text("/ran").unwrap(), format!("{v4}{v4}{v6}"));

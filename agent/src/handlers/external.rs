@@ -65,11 +65,12 @@ fn run(name: &str, value: &serde_json::Value, context: &mut Context) -> Handled 
 mod tests {
     use super::*;
     use crate::datasources::Instance;
-    use crate::system::FileOptions;
 
     fn install(root: &std::path::Path, name: &str, script: &str, mode: u32) {
         let path = format!("{}/{name}", paths::EXTERNAL_HANDLERS);
-        System::new(root).write(path, script, FileOptions::mode(mode)).unwrap();
+        let system = System::new(root);
+        crate::testing::executable(&system, &path, script);
+        system.set_mode(path, mode).unwrap();
     }
 
     #[test]

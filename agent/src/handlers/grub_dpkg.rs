@@ -103,7 +103,7 @@ mod tests {
             ("/usr/bin/udevadm", format!("echo {by_id}")),
         ] {
             let script = format!("#!/usr/bin/dash\n{script}\n");
-            context.system.write(path, script, FileOptions::mode(0o755)).unwrap();
+            testing::executable(&context.system, path, script);
         }
         context.system.write("/dev/vda", "", FileOptions::default()).unwrap();
         let handled = context.run_handler::<GrubDpkg>();

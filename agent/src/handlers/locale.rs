@@ -266,7 +266,7 @@ mod tests {
         let script = "#!/usr/bin/dash\nset -e\n[ \"$1\" = --keep-existing ]\nwhile read -r name set; do case \"$name\" in\n\
             ''|'#'*) ;; *) [ \"$set\" = UTF-8 ]; mkdir -p /usr/lib/locale/ga_IE.utf8; echo > /usr/lib/locale/ga_IE.utf8/LC_CTYPE;;\n\
             esac; done < /etc/locale.gen\n";
-        context.system.write("/usr/sbin/locale-gen", script, FileOptions::mode(0o755)).unwrap();
+        testing::executable(&context.system, "/usr/sbin/locale-gen", script);
         context.system.write(SUPPORTED, "ga_IE.UTF-8 UTF-8\nga_IE ISO-8859-1\n", FileOptions::default()).unwrap();
         context
             .system

@@ -70,7 +70,7 @@ fn run_in(context: &Context, folder: &str, name: &str, items: &[Node]) -> Handle
         return Ok(Outcome::Skipped(Reason::NothingToDo, "the list is empty".to_owned()));
     }
     let texts: Vec<_> = commands.iter().map(|c| (format!("command-{}", c.number), c.text.clone())).collect();
-    let shell = context.command("/bin/sh").env("INSTANCE_ID", context.instance.id.clone());
+    let shell = context.shown(context.command("/bin/sh")).env("INSTANCE_ID", context.instance.id.clone());
     let (steps, shell) = context.system.run_steps(shell, folder, &texts)?;
     let mut endings: Vec<_> = steps.into_iter().map(|step| Ok(without_files(step, folder))).collect();
     if endings.len() < commands.len() {

@@ -124,7 +124,7 @@ pub fn last_words(finished: &Finished, count: usize) -> Vec<String> {
 /// # Errors
 /// How it ended, and its last words.
 pub fn run_to_end(context: &Context, what: &str, command: &Command) -> Result<(), Failure> {
-    let finished = match context.run(command) {
+    let finished = match context.run(&context.shown(command.clone())) {
         Ok(finished) if finished.success() => return Ok(()),
         Ok(finished) => finished,
         Err(error) => {
@@ -206,7 +206,7 @@ mod tests {
         let missing = systemctl(&context, "enable", "x.service").unwrap_err();
         assert!(missing.message.contains("install systemd into the image"), "{}", missing.message);
         let script = "#!/usr/bin/dash\necho \"$@\" >> /said\ncase $1 in stop) echo no >&2; exit 5;; esac\n";
-        context.system.write("/usr/bin/systemctl", script, FileOptions::mode(0o755)).unwrap();
+        testing::executable(&context.system, "/usr/bin/systemctl", script);
         systemctl(&context, "restart", "x.service").unwrap();
         systemctl(&context, "enable", "x.service").unwrap();
         context.system.make_dir("/run/systemd/system", 0o755, None).unwrap();

@@ -122,7 +122,6 @@ mod tests {
 
     use super::*;
     use crate::handlers::read_keys;
-    use crate::system::FileOptions;
     use crate::testing;
 
     fn machine(tree: &std::path::Path, user_data: &str) -> Option<Context> {
@@ -130,8 +129,8 @@ mod tests {
         context.system.link("/bin/sh", "/usr/bin/dash").unwrap();
         let script =
             "#!/usr/bin/dash\necho \"$@\" >> /said\ncase $* in *restart*bad*) echo no such >&2; exit 1;; esac\n";
-        context.system.write("/usr/bin/systemctl", script, FileOptions::mode(0o755)).unwrap();
-        context.system.write("/usr/bin/wg", "", FileOptions::mode(0o755)).unwrap();
+        testing::executable(&context.system, "/usr/bin/systemctl", script);
+        testing::executable(&context.system, "/usr/bin/wg", "");
         context.system.make_dir("/run/systemd/system", 0o755, None).unwrap();
         Some(context)
     }

@@ -187,7 +187,7 @@ mod tests {
             context.system.write(CONF, text, FileOptions::mode(0o640)).unwrap();
         }
         context.system.write("/etc/zypp/repos.d/own.repo", "[own]\n", FileOptions::default()).unwrap();
-        context.system.write("/usr/bin/zypper", "", FileOptions::mode(0o755)).unwrap();
+        crate::testing::executable(&context.system, "/usr/bin/zypper", "");
         let handled = context.run_handler::<Zypper>();
         (tree, context, handled)
     }

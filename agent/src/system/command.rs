@@ -15,8 +15,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use super::System;
+use super::files::Appended;
 use super::steps::Steps;
+use super::{FileOptions, System};
 
 /// How much of each stream is kept: the last bytes, which hold the cause of a failure.
 const TAIL_BYTES: usize = 8 * 1024;
@@ -37,6 +38,7 @@ pub struct Command {
     timeout: Duration,
     folder: Option<String>,
     capture: bool,
+    log: Option<(&'static str, FileOptions)>,
 }
 
 /// How a command ended.
@@ -122,6 +124,7 @@ impl Command {
             timeout,
             folder: None,
             capture: false,
+            log: None,
         }
     }
 
@@ -168,6 +171,12 @@ impl Command {
         self
     }
 
+    /// Copies what it says to the end of a file while it runs.
+    pub fn copied_to(mut self, log: &'static str, options: FileOptions) -> Self {
+        self.log = Some((log, options));
+        self
+    }
+
     /// The program's name, for messages.
     pub fn program(&self) -> &str {
         &self.program
@@ -190,6 +199,8 @@ impl System {
         let started = Instant::now();
         let child = self.spawn(command)?;
         let mut watch = Watch::new(child, command, steps).map_err(|e| RunError::Start(command.program.clone(), e))?;
+        // Without its log a command runs all the same.
+        watch.log = command.log.and_then(|(log, options)| self.open_to_append(log, options).ok());
         let deadline = started + command.timeout;
         let in_time = watch.until(deadline);
         if !in_time {
@@ -275,6 +286,7 @@ struct Watch<'a> {
     input: Option<(std::process::ChildStdin, Vec<u8>)>,
     streams: [Option<Stream>; 2],
     steps: Option<&'a mut Steps>,
+    log: Option<Appended>,
 }
 
 struct Stream {
@@ -303,7 +315,7 @@ impl<'a> Watch<'a> {
             }
             None => None,
         };
-        Ok(Watch { child, ended, input, streams: [stdout, stderr], steps })
+        Ok(Watch { child, ended, input, streams: [stdout, stderr], steps, log: None })
     }
 
     /// Moves bytes until the child has ended (true) or the deadline passes (false).
@@ -328,7 +340,7 @@ impl<'a> Watch<'a> {
             // Told steps before output: what a step printed is in the pipes when it is told.
             let told = self.steps.as_mut().map_or_else(Vec::new, |steps| steps.told());
             self.feed();
-            self.streams.iter_mut().flatten().for_each(Stream::drain);
+            self.streams.iter_mut().flatten().for_each(|stream| stream.drain(&mut self.log));
             for code in told {
                 let [stdout, stderr] =
                     self.streams.each_mut().map(|s| s.as_mut().map_or_else(Vec::new, |s| s.kept.drain(..).collect()));
@@ -367,8 +379,8 @@ impl<'a> Watch<'a> {
 }
 
 impl Stream {
-    /// Reads what is there.
-    fn drain(&mut self) {
+    /// Reads what is there, and copies it to the log.
+    fn drain(&mut self, log: &mut Option<Appended>) {
         let mut buffer = [0; 8192];
         loop {
             match self.pipe.read(&mut buffer) {
@@ -378,6 +390,9 @@ impl Stream {
                 }
                 Ok(count) => {
                     self.kept.extend(&buffer[..count]);
+                    if let Some(log) = log {
+                        let _ = log.add(&buffer[..count], false);
+                    }
                     let over = self.kept.len().saturating_sub(self.limit);
                     self.kept.drain(..over);
                 }
@@ -457,6 +472,23 @@ mod tests {
         assert!(finished.success());
         let pid: i32 = finished.text().trim().parse().unwrap();
         nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    }
+
+    #[test]
+    fn what_it_says_is_also_in_the_log_and_a_log_that_cannot_be_is_no_failure() {
+        let tree = tempfile::tempdir().unwrap();
+        let log: &'static str = Box::leak(tree.path().join("log/output").to_str().unwrap().into());
+        let run = |script: &str, log| {
+            let command = Command::new("/bin/sh", LONG).args(["-c", script]).copied_to(log, FileOptions::mode(0o640));
+            System::new("/").run(&command).unwrap()
+        };
+        assert_eq!(run("echo out; echo err >&2", log).text(), "out", "its own copy is whole");
+        run("echo more", log);
+        let mut lines: Vec<String> = std::fs::read_to_string(log).unwrap().lines().map(str::to_owned).collect();
+        assert_eq!(lines.pop().as_deref(), Some("more"));
+        lines.sort();
+        assert_eq!(lines, ["err", "out"]);
+        assert!(run("true", "/proc/none/log").success());
     }
 
     #[test]

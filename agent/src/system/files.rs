@@ -20,8 +20,8 @@ pub struct FileOptions {
 
 impl FileOptions {
     /// A file with these permission bits.
-    pub fn mode(mode: u32) -> Self {
-        FileOptions { mode: Some(mode), ..FileOptions::default() }
+    pub const fn mode(mode: u32) -> Self {
+        FileOptions { mode: Some(mode), owner: None, durable: false }
     }
 
     /// The same, durable.

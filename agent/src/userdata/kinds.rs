@@ -115,7 +115,12 @@ pub fn without_hook_header(body: &[u8]) -> &[u8] {
 }
 
 /// Lines that end as Unix ends them: the kernel takes the CR of `#!/bin/sh\r` into the interpreter's name.
+/// A script whose first line ends so already stays as it is, as a CR within it is meant.
 pub fn with_unix_lines(bytes: &[u8]) -> Vec<u8> {
+    let first = bytes.split(|b| *b == b'\n').next().unwrap_or_default();
+    if !first.ends_with(b"\r") {
+        return bytes.to_vec();
+    }
     let before_lf = |index: usize| bytes.get(index + 1) == Some(&b'\n');
     bytes.iter().enumerate().filter(|(index, b)| **b != b'\r' || !before_lf(*index)).map(|(_, b)| *b).collect()
 }

@@ -80,6 +80,12 @@ fn a_script_begins_at_its_interpreter_and_has_unix_lines() {
 }
 
 #[test]
+fn a_script_whose_first_line_is_of_unix_keeps_the_cr_that_it_means() {
+    let text = "#!/bin/sh\nprintf 'GET / HTTP/1.0\r\n\r\n' | nc web 80\n";
+    assert_eq!(read(text).scripts[0].body, text.as_bytes());
+}
+
+#[test]
 fn what_is_not_run_is_named_with_what_to_do_instead() {
     let data = read("#part-handler\nimport os\n");
     assert_eq!((config(&data).as_str(), data.scripts.len(), data.diagnostics.len()), ("{}", 0, 1));

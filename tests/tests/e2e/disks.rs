@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use kiln_tests::skip;
 use serde_json::{Value as Json, json};
 
 use crate::empty_root::unpacked;
@@ -49,7 +50,7 @@ fn on_loops(folder: &Path, script: &str) -> bool {
     let foundation = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/foundation"));
     let free = Command::new("losetup").arg("--find").output().unwrap();
     if !free.status.success() {
-        eprintln!("skipped: no loop device: {}", String::from_utf8_lossy(&free.stderr).trim());
+        skip(&format!("no loop device: {}", String::from_utf8_lossy(&free.stderr).trim()));
         return false;
     }
     unpacked(folder);
@@ -133,7 +134,7 @@ fn a_root_disk_that_became_larger_is_filled_once_and_gets_its_swap_file() {
     assert!(text(here, "fstab").ends_with("/swap.img\tnone\tswap\tsw,comment=cloudconfig\t0\t0\n"));
 
     if !may_resize() {
-        eprintln!("skipped: ext4 grows only with CAP_SYS_RESOURCE, which this container does not have");
+        skip("ext4 grows only with CAP_SYS_RESOURCE, which this container does not have");
         return;
     }
     assert_eq!(handler(here, "first", "resizefs")["outcome"], "ok", "{}", text(here, "first.log"));

@@ -5,6 +5,7 @@
 mod apt;
 mod boot;
 mod disks;
+mod drop_in;
 mod empty_root;
 mod gate;
 mod labs;

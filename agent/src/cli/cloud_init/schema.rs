@@ -12,7 +12,10 @@ use super::super::validate;
 use super::{Entry, choice, fail, flag, text, value};
 use crate::datasources::Instance;
 use crate::handlers::external;
+use crate::includes::Includes;
+use crate::instance_data;
 use crate::system::System;
+use crate::userdata::Surroundings;
 
 /// The command.
 pub const COMMAND: Entry = Entry {
@@ -33,40 +36,52 @@ pub const COMMAND: Entry = Entry {
 
 /// Prints what is wrong. Exit 0 where all is valid.
 fn run(system: &System, args: &ArgMatches) -> ExitCode {
-    let documents = match (text(args, "config-file"), args.get_flag("system")) {
-        (Some(file), false) => document(Path::new(file)).map(|document| vec![document]),
-        (None, true) => of_instance(system),
+    let external = external::names(system);
+    let annotate = args.get_flag("annotate");
+    let checked = match (text(args, "config-file"), args.get_flag("system")) {
+        // Of a file nothing is known but what it says.
+        (Some(file), false) => document(Path::new(file))
+            .map(|(name, bytes)| vec![checked(&name, &bytes, annotate, &external, &Surroundings::default())]),
+        (None, true) => of_instance(system).map(|instance| check_instance(system, &instance, annotate, &external)),
         _ => Err("say what to check: one of --config-file and --system".to_owned()),
     };
-    let documents = match documents {
-        Ok(documents) => documents,
-        Err(sentence) => return fail("schema", &sentence),
-    };
-    let external = external::names(system);
-    let mut valid = true;
-    for (name, bytes) in documents {
-        let (text, sound) = checked(&name, &bytes, args.get_flag("annotate"), &external);
-        valid &= sound;
-        say(&text);
+    match checked {
+        Ok(checked) => {
+            checked.iter().for_each(|(text, _)| say(text));
+            if checked.iter().all(|(_, valid)| *valid) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(sentence) => fail("schema", &sentence),
     }
-    if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What the source told this instance.
-fn of_instance(system: &System) -> Result<Vec<(String, Vec<u8>)>, String> {
+/// The documents as the boot has read them: with what they include, and filled in with the data of the instance.
+fn check_instance(system: &System, instance: &Instance, annotate: bool, external: &[String]) -> Vec<(String, bool)> {
+    let includes = Includes::kept(system, &instance.id);
+    let variables = || instance_data::variables(system, instance);
+    let surroundings =
+        Surroundings { variables: Some(&variables), launch_index: instance.launch_index, fetcher: Some(&includes) };
+    let documents = [("user-data", &instance.user_data), ("vendor-data", &instance.vendor_data)];
+    let told = documents.into_iter().filter(|(name, bytes)| *name == "user-data" || !bytes.is_empty());
+    told.map(|(name, bytes)| checked(name, bytes, annotate, external, &surroundings)).collect()
+}
+
+/// What the source told of this instance.
+fn of_instance(system: &System) -> Result<Instance, String> {
     let known = system.read(paths::INSTANCE).map_err(|error| {
         format!("the user-data of this instance cannot be read, which needs root and a boot that has found it: {error}")
     })?;
-    let instance: Instance =
-        serde_json::from_slice(&known).map_err(|error| format!("{} is damaged: {error}", paths::INSTANCE))?;
-    let documents = [("user-data", instance.user_data), ("vendor-data", instance.vendor_data)];
-    let told = documents.into_iter().filter(|(name, bytes)| *name == "user-data" || !bytes.is_empty());
-    Ok(told.map(|(name, bytes)| (name.to_owned(), bytes)).collect())
+    serde_json::from_slice(&known).map_err(|error| format!("{} is damaged: {error}", paths::INSTANCE))
 }
 
 /// What there is to say of a document, and whether it is valid.
-fn checked(name: &str, bytes: &[u8], annotate: bool, external: &[String]) -> (String, bool) {
-    let findings = validate::findings(name, bytes, true, external);
+fn checked(
+    name: &str,
+    bytes: &[u8],
+    annotate: bool,
+    external: &[String],
+    surroundings: &Surroundings<'_>,
+) -> (String, bool) {
+    let findings = validate::findings(name, bytes, true, external, surroundings);
     let valid = findings.iter().all(|finding| finding.severity != Severity::Error);
     let verdict = if valid { format!("Valid schema {name}\n") } else { format!("Invalid schema {name}\n") };
     if annotate && !findings.is_empty() {
@@ -123,7 +138,7 @@ mod tests {
             ("#cloud-config\na: [\n", false),
             ("#cloud-config\nchef: {}\n", true),
         ] {
-            let (told, sound) = checked("file", text.as_bytes(), false, &[]);
+            let (told, sound) = checked("file", text.as_bytes(), false, &[], &Surroundings::default());
             assert_eq!(sound, valid, "{told}");
             assert!(
                 told.ends_with(if valid { "\nValid schema file\n" } else { "\nInvalid schema file\n" })
@@ -134,7 +149,8 @@ mod tests {
 
     #[test]
     fn findings_stand_at_their_lines() {
-        let (told, valid) = checked("file", b"#cloud-config\nhostnam: web\ntimezon: UTC\n", true, &[]);
+        let text = b"#cloud-config\nhostnam: web\ntimezon: UTC\n";
+        let (told, valid) = checked("file", text, true, &[], &Surroundings::default());
         assert!(!valid);
         let lines: Vec<&str> = told.lines().collect();
         assert_eq!(lines[..3], ["#cloud-config", "hostnam: web\t\t# E1", "timezon: UTC\t\t# E2"]);
@@ -147,10 +163,37 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
         assert!(of_instance(&system).unwrap_err().contains("needs root"));
-        let instance = Instance { user_data: b"#cloud-config\n".to_vec(), ..Instance::new("nocloud", "i-1") };
+        let instance =
+            Instance { user_data: b"#cloud-config\nhostname: web\n".to_vec(), ..Instance::new("nocloud", "i-1") };
         system.write(paths::INSTANCE, serde_json::to_vec(&instance).unwrap(), FileOptions::default()).unwrap();
-        assert_eq!(of_instance(&system).unwrap(), [("user-data".to_owned(), b"#cloud-config\n".to_vec())]);
+        assert_eq!(
+            check_instance(&system, &of_instance(&system).unwrap(), false, &[]),
+            [("Valid schema user-data\n".to_owned(), true)]
+        );
         system.write(paths::INSTANCE, "", FileOptions::default()).unwrap();
         assert!(of_instance(&system).unwrap_err().contains("damaged"));
+    }
+
+    #[test]
+    fn what_the_instance_includes_and_fills_in_is_checked_as_it_was_at_the_boot() {
+        let tree = tempfile::tempdir().unwrap();
+        let system = System::new(tree.path());
+        let put = |path: &str, text: &str| system.write(path, text, FileOptions::default()).unwrap();
+        put("/etc/included", "#cloud-config\nhostnam: web\n");
+        let check = |user_data: &str| {
+            let instance = Instance {
+                user_data: user_data.into(),
+                region: Some("eu-west-1".to_owned()),
+                ..Instance::new("nocloud", "i-1")
+            };
+            check_instance(&system, &instance, false, &[]).remove(0)
+        };
+        let (told, valid) = check("#include\nfile:///etc/included\n");
+        assert!(!valid && told.contains("hostnam: unknown key"), "{told}");
+        let filled = "## template: jinja\n#cloud-config\n{% if v1.region == 'eu-west-1' %}timezon: UTC{% endif %}\n";
+        let (told, valid) = check(filled);
+        assert!(!valid && told.contains("timezon: unknown key"), "{told}");
+        let (told, valid) = check("#include\nhttp://192.0.2.1/x\n");
+        assert!(!valid && told.contains("was not got at this boot"), "{told}");
     }
 }

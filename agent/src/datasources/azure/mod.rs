@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::status::Reason;
 use serde_json::{Value as Json, json};
 
@@ -18,6 +19,7 @@ use super::place::{Place, dmi, key_lines, text};
 use super::{Datasource, Detected, Instance, SourceError};
 use crate::net::service::{Api, Service};
 use crate::net::{self};
+use crate::report::instance_folder;
 use crate::system::{FileOptions, System};
 use ovf::Ovf;
 pub use wire::report;
@@ -77,33 +79,52 @@ fn read(system: &System, service: &Service) -> Result<Instance, SourceError> {
     let of_firmware = Some(dmi(system, "product_uuid").to_lowercase()).filter(|id| !id.is_empty());
     let none = || format!("neither the firmware nor the metadata service at {} tells an id", service.base());
     let id = of_firmware.or_else(|| text(&told, "/compute/vmId")).ok_or_else(none)?;
-    let ovf = document(system, &id)?;
+    let mut findings = Vec::new();
+    let ovf = document(system, &id, &mut findings)?;
     let pool = text(&told, "/extended/compute/ppsType").filter(|kind| kind != "None");
     if ovf.is_of_pool || pool.is_some() {
         let message = "this machine waits in a pool of Azure for its order, which the agent cannot do; \
                        let cloud-init provision machines of pools";
         return Err(message.to_owned().into());
     }
-    Ok(instance(&id, ovf, told)?)
+    Ok(Instance { findings, ..instance(&id, ovf, told)? })
 }
 
-/// The document, from the disk or as it was kept; empty where there is none.
-fn document(system: &System, id: &str) -> Result<Ovf, String> {
+/// The document, from the disk or as it was kept; empty where there is none. That it could not be kept is told,
+/// as no later boot sees the disk.
+fn document(system: &System, id: &str, findings: &mut Vec<Diagnostic>) -> Result<Ovf, String> {
     let disk = Place::disk_like(system, LABEL);
     let is_new = disk.is_some();
     // What was kept for another machine came with an image of its disk.
     let is_own = system.read_text(KEPT_ID).is_ok_and(|kept| kept.trim() == id);
     let folders = if is_own { FOLDERS } else { &FOLDERS[..1] };
-    let Some(place) = disk.or_else(|| Place::folder(system, folders, &[DOCUMENT])) else { return Ok(Ovf::default()) };
+    let Some(place) = disk.or_else(|| Place::folder(system, folders, &[DOCUMENT])) else {
+        // A first boot has the disk, and kept the document if it could.
+        if system.exists(instance_folder(id)) {
+            let message = "this machine has booted before, but the document of its order was not kept, so its \
+                           user-data may be missing; `kiln-agent status` of its first boot tells why";
+            findings.push(Diagnostic::new(Severity::Warning, KEPT, message));
+        }
+        return Ok(Ovf::default());
+    };
     let [Some(bytes)] = place.read(system, [DOCUMENT])? else {
         return Err(format!("{}: it has no {DOCUMENT}", place.name()));
     };
     let ovf = ovf::parse(&bytes).map_err(|why| format!("{}/{DOCUMENT}: {why}", place.name()))?;
-    // Later boots would miss the user-data; this one has it.
-    if is_new && let Err(error) = keep(system, id, &ovf) {
-        tracing::error!("{DOCUMENT} cannot be kept for later boots: {error}");
+    if is_new {
+        try_to_keep(system, id, &ovf, findings);
     }
     Ok(ovf)
+}
+
+fn try_to_keep(system: &System, id: &str, ovf: &Ovf, findings: &mut Vec<Diagnostic>) {
+    if let Err(error) = keep(system, id, ovf) {
+        let message = format!(
+            "{DOCUMENT} cannot be kept, so later boots will lack its user-data: {error}; make room in {KEPT} and \
+             start the machine with the disk once more"
+        );
+        findings.push(Diagnostic::error("azure", message));
+    }
 }
 
 fn keep(system: &System, id: &str, ovf: &Ovf) -> std::io::Result<()> {
@@ -267,6 +288,32 @@ mod tests {
         assert_eq!(instance.hostname.as_deref(), Some("kept"));
         assert_eq!(instance.settings["default_user"], json!({"name": "operator"}));
         assert_eq!(instance.user_data, b"#!/bin/sh\n");
+    }
+
+    #[test]
+    fn a_document_that_is_not_kept_is_told_at_the_first_boot_and_at_later_ones() {
+        let order = ovf::parse(ovf::tests::DOCUMENT.as_bytes()).unwrap();
+        let told = |findings: &[Diagnostic]| findings.iter().map(ToString::to_string).collect::<Vec<_>>();
+        // A file where the folder is to be: also root cannot write there.
+        let (_tree, system) = tree(&[(KEPT, "")]);
+        let mut findings = Vec::new();
+        try_to_keep(&system, "i-1", &order, &mut findings);
+        let [finding] = &told(&findings)[..] else { panic!("{findings:?}") };
+        assert!(finding.starts_with("azure: error: ovf-env.xml cannot be kept, so later boots"), "{finding}");
+        assert!(!finding.contains("hunter2"), "{finding}");
+
+        let (_tree, system) = tree(&[]);
+        let mut findings = Vec::new();
+        document(&system, "i-1", &mut findings).unwrap();
+        assert_eq!(findings, [], "a first boot may have no document");
+        system.make_dir(instance_folder("i-1"), 0o755, None).unwrap();
+        document(&system, "i-1", &mut findings).unwrap();
+        assert!(told(&findings)[0].starts_with("/var/lib/waagent: warning: this machine has booted before"));
+        let instance = Instance { findings, ..Instance::new("azure", "i-1") };
+        let config = crate::config::Config::load(&system, &instance, None);
+        assert_eq!(config.diagnostics, instance.findings, "the status has it");
+        let kept: Instance = serde_json::from_slice(&serde_json::to_vec(&instance).unwrap()).unwrap();
+        assert_eq!(kept.findings.len(), 1, "and so have later stages");
     }
 
     #[test]

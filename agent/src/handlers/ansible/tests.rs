@@ -21,7 +21,7 @@ fn machine(tree: &std::path::Path, user_data: &str) -> Option<Context> {
         ("git", "echo \"git $* $KILN_GIT_NAME\" >> /said"),
     ] {
         let script = format!("#!/usr/bin/dash\n{script}\n");
-        context.system.write(format!("/usr/bin/{name}"), script, FileOptions::mode(0o755)).unwrap();
+        testing::executable(&context.system, format!("/usr/bin/{name}"), script);
     }
     Some(context)
 }
@@ -108,14 +108,14 @@ fn pip_installs_for_the_user_and_a_distribution_that_cannot_is_told() {
     context.system.remove("/usr/bin/ansible-pull").unwrap();
     // pip leaves the program where only its user finds it.
     let script = "#!/usr/bin/dash\necho \"$* $PIP_BREAK_SYSTEM_PACKAGES $PATH\" >> /said\n";
-    context.system.write("/usr/bin/python3", script, FileOptions::mode(0o755)).unwrap();
+    testing::executable(&context.system, "/usr/bin/python3", script);
     let own = "#!/usr/bin/dash\necho own \"$@\" >> /said\n";
-    context.system.write("/home/ansible/own", own, FileOptions::mode(0o755)).unwrap();
+    testing::executable(&context.system, "/home/ansible/own", own);
     let failure = context.run_handler::<Ansible>().unwrap_err();
     assert!(failure.message.starts_with("ansible.pull[0]: ansible-pull of x exited 127"), "{}", failure.message);
     let text = said(&context);
     assert!(text.contains("-m pip install --user -- ansible-core 1 ") && text.contains(":/home/ansible/.local/bin\n"));
-    context.system.write("/home/ansible/.local/bin/ansible-pull", own, FileOptions::mode(0o755)).unwrap();
+    testing::executable(&context.system, "/home/ansible/.local/bin/ansible-pull", own);
     context.system.remove("/said").unwrap();
     context.run_handler::<Ansible>().unwrap();
     assert_eq!(said(&context), "as ansible\nown --url=x a\n");
@@ -144,14 +144,14 @@ fn a_clone_that_was_interrupted_is_made_again_and_what_others_have_there_is_not_
         "ansible: {setup_controller: {repositories: [{path: /srv/a, source: h}, {path: /srv/b, source: h}]}}";
     let Some(mut context) = machine(tree.path(), user_data) else { return };
     // It ends in the middle of the first, as at a power cut; in the second folder there is something already.
-    let write = |path: &str, text: &str| context.system.write(path, text, FileOptions::mode(0o755)).unwrap();
+    let write = |path: &str, text: &str| testing::executable(&context.system, path, text);
     write("/usr/bin/git", "#!/usr/bin/dash\necho > /srv/a/.git\nexit 128\n");
     write("/srv/b/mine", "mine");
     context.system.make_dir("/srv/a", 0o755, None).unwrap();
     context.run_handler::<Ansible>().unwrap_err();
     assert!(context.system.exists("/srv/a/.git") && context.system.exists("/srv/b/mine"));
     let script = "#!/usr/bin/dash\n[ ! -e \"$5/.git\" ] || exit 128\necho \"git $*\" >> /said\n";
-    context.system.write("/usr/bin/git", script, FileOptions::mode(0o755)).unwrap();
+    testing::executable(&context.system, "/usr/bin/git", script);
     context.run_handler::<Ansible>().unwrap();
     assert_eq!(said(&context), "git clone --quiet -- h /srv/a\ngit clone --quiet -- h /srv/b\n");
     assert!(context.system.exists("/srv/b/mine"));

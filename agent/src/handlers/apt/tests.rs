@@ -114,7 +114,7 @@ fn answers_reach_debconf_and_no_message() {
         return;
     };
     let script = "#!/usr/bin/dash\ncat > /said; echo hunter2 is wrong >&2; exit 7\n";
-    context.system.write("/usr/bin/debconf-set-selections", script, FileOptions::mode(0o755)).unwrap();
+    testing::executable(&context.system, "/usr/bin/debconf-set-selections", script);
     let failure = context.run_handler::<Apt>().unwrap_err();
     assert!(
         failure.message.starts_with("apt.debconf_selections: debconf-set-selections exited 7"),

@@ -18,7 +18,7 @@ fn machine(tree: &std::path::Path, user_data: &str) -> Option<Context> {
         ("chef-client", "echo \"chef $*\" >> /said; case $* in *bad*) echo 'FATAL: no such role'; exit 1;; esac"),
     ] {
         let script = format!("#!/usr/bin/dash\n{script}\n");
-        context.system.write(format!("/usr/bin/{name}"), script, FileOptions::mode(0o755)).unwrap();
+        testing::executable(&context.system, format!("/usr/bin/{name}"), script);
     }
     Some(context)
 }
@@ -200,13 +200,13 @@ fn a_validation_key_that_was_deleted_is_not_written_again_where_the_client_has_i
     context.system.remove("/usr/bin/chef-client").unwrap();
     // What gem installs registers the node, as Chef does: it has a key of its own from then on.
     let client = "#!/usr/bin/dash\n[ -e /etc/chef/validation.pem ] || exit 4\necho key > /etc/chef/client.pem\n";
-    context.system.write("/client", client, FileOptions::mode(0o755)).unwrap();
+    testing::executable(&context.system, "/client", client);
     let tools = testing::machine(tree.path(), &["/usr/bin/dash", "/usr/bin/ln"], "{}");
     if tools.is_none() {
         return;
     }
     let gem = "#!/usr/bin/dash\n/usr/bin/ln -s /client /usr/bin/chef-client\n";
-    context.system.write("/usr/bin/gem", gem, FileOptions::mode(0o755)).unwrap();
+    testing::executable(&context.system, "/usr/bin/gem", gem);
     let ran = |outcome: Outcome| matches!(outcome, Outcome::Ok(Some(detail)) if detail["ran"] == true);
     assert!(ran(context.run_handler::<Chef>().unwrap()));
     assert!(!context.system.exists("/etc/chef/validation.pem"));

@@ -230,7 +230,7 @@ pub mod fake {
             let _ = system.remove(format!("/dev/{name}"));
             let node = system.path(format!("/dev/{name}"));
             if let Err(error) = mknod(&node, SFlag::S_IFBLK, Mode::from_bits_truncate(0o600), makedev(240, minor)) {
-                eprintln!("skipped: mknod(2): {error}");
+                crate::testing::skip(&format!("mknod(2): {error}"));
                 return false;
             }
         }

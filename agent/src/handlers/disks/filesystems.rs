@@ -226,7 +226,6 @@ mod tests {
     use super::super::DiskSetup;
     use super::super::block::fake;
     use crate::handlers::{Handled, Outcome};
-    use crate::system::FileOptions;
     use crate::testing;
 
     const NOTHING: &str = "exit 2";
@@ -243,10 +242,10 @@ mod tests {
         system.link("/bin/sh", "/usr/bin/dash").unwrap();
         for name in ["mkfs.ext4", "mkfs.xfs", "mkfs.vfat", "mkswap", "wipefs", "own"] {
             let script = format!("#!/usr/bin/dash\necho \"{name} $*\" >> /said\n");
-            system.write(format!("/usr/bin/{name}"), script, FileOptions::mode(0o755)).unwrap();
+            testing::executable(&system, format!("/usr/bin/{name}"), script);
         }
         let script = format!("#!/usr/bin/dash\n{blkid}\n");
-        system.write("/usr/bin/blkid", script, FileOptions::mode(0o755)).unwrap();
+        testing::executable(&system, "/usr/bin/blkid", script);
         let handled = context.run_handler::<DiskSetup>();
         Some((handled, system.read_text("/said").unwrap_or_default()))
     }

@@ -183,7 +183,7 @@ mod tests {
         fake::mount_root(&context.system, "ext4");
         for (name, script) in programs {
             let script = format!("#!/usr/bin/dash\necho \"{name} $*\" >> /said\n{script}\n");
-            context.system.write(format!("/usr/bin/{name}"), script, FileOptions::mode(0o755)).unwrap();
+            testing::executable(&context.system, format!("/usr/bin/{name}"), script);
         }
         let handled = context.run_handler::<Growpart>();
         let said = context.system.read_text("/said").unwrap_or_default();

@@ -270,11 +270,11 @@ mod tests {
         }
         for name in ["mount", "swapon", "systemctl"] {
             let script = format!("#!/usr/bin/dash\necho \"{name} $*\" >> /said\n[ \"$1\" != /bad ] || exit 32\n");
-            system.write(format!("/usr/bin/{name}"), script, FileOptions::mode(0o755)).unwrap();
+            testing::executable(&system, format!("/usr/bin/{name}"), script);
         }
         let table = "[ \"$1\" = /missing ] || echo \"40 27 0:9 / $1 rw - x x rw\" >> /proc/self/mountinfo\n";
         let mount = system.read_text("/usr/bin/mount").unwrap() + table;
-        system.write("/usr/bin/mount", mount, FileOptions::mode(0o755)).unwrap();
+        testing::executable(&system, "/usr/bin/mount", mount);
         system.write("/proc/self/mountinfo", "27 1 0:5 / / rw - overlay o rw\n", FileOptions::default()).unwrap();
         system.write(FSTAB, fstab, FileOptions::mode(0o640)).unwrap();
         system.make_dir("/run/systemd/system", 0o755, None).unwrap();
@@ -388,7 +388,7 @@ mod tests {
         // The kernel's table has the place without links.
         let script = "#!/usr/bin/dash\necho \"mount $*\" >> /said\n\
             echo '40 27 240:2 / /srv/far/x rw - ext4 /dev/vdx2 rw' >> /proc/self/mountinfo\n";
-        system.write("/usr/bin/mount", script, FileOptions::mode(0o755)).unwrap();
+        testing::executable(&system, "/usr/bin/mount", script);
         let mut linked = Context::for_test(system.root(), "mounts: [[vdx2, /near/x]]");
         linked.run_handler::<Mounts>().unwrap();
         assert!(ran.text("/said").ends_with("mount /near/x\n"), "{}", ran.text("/said"));

@@ -305,7 +305,6 @@ mod tests {
     use super::super::DiskSetup;
     use super::super::block::fake;
     use crate::handlers::{Handled, Outcome};
-    use crate::system::FileOptions;
     use crate::testing;
 
     const DUMP: &str = "label: dos\nlabel-id: 0x1\ndevice: /dev/vdx\nunit: sectors\n\n\
@@ -334,7 +333,7 @@ mod tests {
             ("blkid", blkid.to_owned()),
         ] {
             let script = format!("#!/usr/bin/dash\n{script}\n");
-            system.write(format!("/usr/bin/{name}"), script, FileOptions::mode(0o755)).unwrap();
+            testing::executable(&system, format!("/usr/bin/{name}"), script);
         }
         let handled = context.run_handler::<DiskSetup>();
         Some((handled, system.read_text("/said").unwrap_or_default()))

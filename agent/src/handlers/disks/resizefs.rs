@@ -192,7 +192,7 @@ mod tests {
 
     fn program(system: &System, name: &str, script: &str) {
         let script = format!("#!/usr/bin/dash\n{script}\n");
-        system.write(format!("/usr/bin/{name}"), script, FileOptions::mode(0o755)).unwrap();
+        testing::executable(system, format!("/usr/bin/{name}"), script);
     }
 
     /// Runs on such a machine: whether it was found to have work, how it ended, and what was run.

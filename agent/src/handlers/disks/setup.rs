@@ -175,14 +175,13 @@ pub fn wipe(context: &Context, path: &str) -> Result<(), Failure> {
 mod tests {
     use super::super::super::Outcome;
     use super::*;
-    use crate::system::FileOptions;
     use crate::testing;
 
     fn signature(script: &str) -> Option<Result<Signature, Failure>> {
         let tree = tempfile::tempdir().unwrap();
         let context = testing::machine(tree.path(), &["/usr/bin/dash"], "")?;
         let script = format!("#!/usr/bin/dash\n{script}\n");
-        context.system.write("/usr/sbin/blkid", script, FileOptions::mode(0o755)).unwrap();
+        testing::executable(&context.system, "/usr/sbin/blkid", script);
         Some(Signature::of(&context, "/dev/x"))
     }
 

@@ -219,7 +219,7 @@ mod tests {
         context.system.write("/proc/meminfo", "MemTotal:    1024000 kB\n", FileOptions::default()).unwrap();
         if !fallocate.is_empty() {
             let script = format!("#!/usr/bin/dash\n{fallocate}\n");
-            context.system.write("/usr/bin/fallocate", script, FileOptions::mode(0o755)).unwrap();
+            testing::executable(&context.system, "/usr/bin/fallocate", script);
         }
         let swap: Swap = super::super::read(context.config.get("swap").unwrap()).unwrap();
         let made = make(&context, &swap);
@@ -266,7 +266,7 @@ mod tests {
         }
         let Some((_tree, context, _)) = run("{}", "") else { return };
         let failing = "#!/usr/bin/dash\nexit 3\n";
-        context.system.write("/usr/sbin/mkswap", failing, FileOptions::mode(0o755)).unwrap();
+        testing::executable(&context.system, "/usr/sbin/mkswap", failing);
         let swap = Swap { size: Some("1M".to_owned()), ..Swap::default() };
         assert_eq!(make(&context, &swap).unwrap_err().message, "mkswap exited 3");
         assert!(!context.system.exists("/swap.img"), "nothing half-made stays");

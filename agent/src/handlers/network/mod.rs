@@ -6,6 +6,7 @@
 //! So is a file of ours that was changed by hand, until the configuration is another one.
 
 mod files;
+pub mod foreseen;
 mod take_up;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use serde_json::json;
 
 use super::edit::{put, text_or_empty};
 use super::{Failure, Finds, Frequency, Handled, Handler, Outcome};
+use crate::cloud_init::settings;
 use crate::config::Config as BootConfig;
 use crate::context::Context;
 use crate::datasources::Instance;
@@ -34,8 +36,6 @@ use take_up::{bring_up, found, rename, take_down, take_up};
 
 /// A program that some images have for the interfaces of EC2.
 const EC2_NET_UTILS: &str = "/usr/bin/setup-policy-routes";
-/// Folders of cloud-init's own settings, of which the network's count here.
-const CLOUD_CONFIG: &str = "/etc/cloud/cloud.cfg.d";
 /// Follows the record of a configuration of which something is left to do: the files as they were written, and
 /// what that is.
 const UNDONE: &str = "\nwritten as ";
@@ -152,13 +152,11 @@ fn image_key(context: &Context) -> Option<Node> {
 
 /// The same, from cloud-init's settings; the file of a later name wins.
 fn cloud_key(system: &System) -> Option<Node> {
-    let names = system.list(CLOUD_CONFIG).unwrap_or_default();
-    let paths = names.into_iter().filter(|name| name.ends_with(".cfg")).map(|name| format!("{CLOUD_CONFIG}/{name}"));
     let key = |path: String| {
         let text = system.read_text(&path).ok().filter(|text| text.contains("network"))?;
         yaml::parse(&path, &text).ok()?.0.get("network").cloned()
     };
-    paths.rev().chain(std::iter::once("/etc/cloud/cloud.cfg".to_owned())).find_map(key)
+    settings::files(system).into_iter().rev().find_map(key)
 }
 
 /// What the files are to be made of.
@@ -171,8 +169,7 @@ enum Wanted {
     Nothing,
 }
 
-fn wanted(context: &Context, image: Option<Node>, nics: &[Nic]) -> Wanted {
-    let system = &context.system;
+fn wanted(system: &System, told: Option<&NetworkConfig>, image: Option<Node>, nics: &[Nic]) -> Wanted {
     if system.kernel_command_line().split_whitespace().any(|word| word == "network-config=disabled") {
         return Wanted::Disabled("network-config=disabled on the kernel's command line".to_owned());
     }
@@ -184,7 +181,7 @@ fn wanted(context: &Context, image: Option<Node>, nics: &[Nic]) -> Wanted {
             return Wanted::Image(node);
         }
     }
-    match (&context.instance.network, machine::first(nics)) {
+    match (told, machine::first(nics)) {
         (Some(config), _) if config.format == Format::Ec2 && system.exists(EC2_NET_UTILS) => Wanted::Nothing,
         (Some(config), _) => Wanted::Source(config.clone()),
         (None, Some(nic)) if lacks_network(system) => Wanted::Fallback(nic.name.clone()),
@@ -209,7 +206,7 @@ fn configure(context: &Context, image: Option<Node>, stage: Stage) -> Handled {
     let system = &context.system;
     let skipped = |reason, message: &str| Ok(Outcome::Skipped(reason, message.to_owned()));
     let nics = found(context);
-    let wanted = wanted(context, image, &nics);
+    let wanted = wanted(system, context.instance.network.as_ref(), image, &nics);
     match &wanted {
         Wanted::Disabled(why) => return Ok(Outcome::Skipped(Reason::SwitchedOff, format!("{why} says so"))),
         Wanted::Nothing if !machine::stale(system).is_empty() => return forget(context, stage),
@@ -227,15 +224,9 @@ fn configure(context: &Context, image: Option<Node>, stage: Stage) -> Handled {
     if known == Some("") {
         return skipped(Reason::RanBefore, "the configuration is as it was when its files were written");
     }
-    let Plan { files, network, mut told, otherwise } = match &wanted {
-        Wanted::Source(config) => plan(config, renderer, &nics),
-        Wanted::Image(node) => plan_of(node, Format::CloudInit, renderer, &nics),
-        Wanted::Fallback(name) => plan(&fallback(name), renderer, &nics),
-        Wanted::Disabled(_) | Wanted::Nothing => Plan::default(),
-    };
-    if !files.is_empty() {
-        told.extend(not_sourced(system, renderer));
-    }
+    let plan = plan_for(system, &wanted, renderer, &nics);
+    let is_left = is_left_alone(&plan, &wanted, stage);
+    let Plan { files, network, told, otherwise } = plan;
     let mut left_out: Vec<String> =
         told.iter().filter(|finding| is_serious(finding)).map(ToString::to_string).collect();
     context.tell(told)?;
@@ -249,12 +240,7 @@ fn configure(context: &Context, image: Option<Node>, stage: Stage) -> Handled {
         let message = format!("its files were changed by hand since, so this is still left out: {left_out}");
         return Err(Failure::new(Reason::Config, message));
     }
-    // The source was reached by the network, so the image does this much by itself.
-    let is_usual = stage != Stage::Local && !network.is_more_than_usual();
-    let is_of_source = matches!(&wanted, Wanted::Source(config) if config.format != Format::CloudInit);
-    // What could not be read may have been the only address: without any, the machine would be cut off.
-    let would_cut = !left_out.is_empty() && !network.gives_an_address();
-    if files.is_empty() || would_cut || is_usual && is_of_source {
+    if is_left {
         return match left_out.as_slice() {
             [] => skipped(Reason::NothingToDo, "the configuration has nothing that the machine does not do anyway"),
             told => Err(Failure::new(Reason::Config, format!("the network is left as it is: {}", told.join("; ")))),
@@ -305,6 +291,30 @@ fn configure(context: &Context, image: Option<Node>, stage: Stage) -> Handled {
     // It holds what the document holds.
     system.write(paths::NETWORK_RECORD, record, FileOptions::mode(0o600))?;
     Ok(Outcome::Ok(Some(detail)))
+}
+
+/// The files of what is wanted.
+fn plan_for(system: &System, wanted: &Wanted, renderer: Renderer, nics: &[Nic]) -> Plan {
+    let mut plan = match wanted {
+        Wanted::Source(config) => plan(config, renderer, nics),
+        Wanted::Image(node) => plan_of(node, Format::CloudInit, renderer, nics),
+        Wanted::Fallback(name) => plan(&fallback(name), renderer, nics),
+        Wanted::Disabled(_) | Wanted::Nothing => Plan::default(),
+    };
+    if !plan.files.is_empty() {
+        plan.told.extend(not_sourced(system, renderer));
+    }
+    plan
+}
+
+/// Whether nothing of the plan is to be written.
+fn is_left_alone(plan: &Plan, wanted: &Wanted, stage: Stage) -> bool {
+    // The source was reached by the network, so the image does this much by itself.
+    let is_usual = stage != Stage::Local && !plan.network.is_more_than_usual();
+    let is_of_source = matches!(wanted, Wanted::Source(config) if config.format != Format::CloudInit);
+    // What could not be read may have been the only address: without any, the machine would be cut off.
+    let would_cut = plan.told.iter().any(is_serious) && !plan.network.gives_an_address();
+    plan.files.is_empty() || would_cut || is_usual && is_of_source
 }
 
 /// That ifupdown will not see the file of ours.

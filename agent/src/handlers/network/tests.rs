@@ -14,7 +14,7 @@ fn machine(files: &[(&str, &str)], told: Option<&str>, user_data: &str) -> Machi
     let tree = tempfile::tempdir().unwrap();
     let mut context = Context::for_test(tree.path(), user_data);
     for (path, text) in files {
-        context.system.write(path, text, FileOptions::mode(0o755)).unwrap();
+        crate::testing::executable(&context.system, path, text);
     }
     let network = told.map(|text| NetworkConfig::new("network-config", Format::CloudInit, text));
     context.instance = Arc::new(Instance { network, ..Instance::new("test", "i-test") });
@@ -249,7 +249,7 @@ fn an_interface_that_is_up_gets_its_new_configuration_and_one_that_has_it_stays_
             "#!/usr/bin/dash\n{reads} < {interfaces}\necho \"{name} $* $new\" >> /said\n[ ! -e /refuses-$new ] || [ {name} = ifdown ]\n"
         )
     };
-    let put = |path: &str, text: &str| context.system.write(path, text, FileOptions::mode(0o755)).unwrap();
+    let put = |path: &str, text: &str| crate::testing::executable(&context.system, path, text);
     for name in ["ifup", "ifdown"] {
         put(&format!("/usr/sbin/{name}"), &script(name));
     }
@@ -293,7 +293,7 @@ fn a_configuration_that_an_interface_does_not_come_up_with_gives_way_to_the_one_
     let tree = tempfile::tempdir().unwrap();
     let Some(context) = crate::testing::machine(tree.path(), &["/usr/bin/dash"], "{}") else { return };
     let interfaces = "/etc/network/interfaces.d/50-cloud-init";
-    let put = |path: &str, text: &str| context.system.write(path, text, FileOptions::mode(0o755)).unwrap();
+    let put = |path: &str, text: &str| crate::testing::executable(&context.system, path, text);
     put("/usr/sbin/ifdown", "#!/usr/bin/dash\necho \"ifdown $*\" >> /said\n");
     let script = "#!/usr/bin/dash\necho \"ifup $*\" >> /said\nwhile read -r line; do case $line in *10.0.0.9*) \
         echo no such route >&2; exit 1;; esac; done < /etc/network/interfaces.d/50-cloud-init\n";

@@ -77,7 +77,7 @@ impl Manager {
     }
 
     fn command(self, context: &Context) -> Command {
-        let command = context.command(self.program()).env("LC_ALL", "C").capture();
+        let command = context.shown(context.command(self.program())).env("LC_ALL", "C").capture();
         match self {
             Manager::Apt => {
                 // apt does without a file that is not there.

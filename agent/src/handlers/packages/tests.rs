@@ -51,7 +51,7 @@ fn package(tree: &Path, name: &str, version: &str, postinst: &str) {
 /// A root with apt and a repository: `good` in two versions, `other`, and `broken`, whose script fails.
 fn machine(tree: &Path, user_data: &str) -> Option<Context> {
     if !Path::new("/usr/bin/dpkg-scanpackages").exists() {
-        eprintln!("skipped: dpkg-scanpackages is not on this machine");
+        testing::skip("dpkg-scanpackages is not on this machine");
         return None;
     }
     let context = testing::machine(tree, TOOLS, user_data)?;
@@ -95,7 +95,7 @@ fn machine(tree: &Path, user_data: &str) -> Option<Context> {
     }
     // dpkg asks that they are there.
     for path in ["/usr/sbin/ldconfig", "/usr/sbin/start-stop-daemon", "/usr/bin/diff"] {
-        context.system.write(path, "#!/usr/bin/dash\nexit 0\n", FileOptions::mode(0o755)).unwrap();
+        testing::executable(&context.system, path, "#!/usr/bin/dash\nexit 0\n");
     }
     Some(context)
 }

@@ -144,7 +144,7 @@ mod tests {
             ("salt-call", "echo \"$@\" >> /said; echo 'Failed:     1'; exit 2"),
         ] {
             let script = format!("#!/usr/bin/dash\n{script}\n");
-            context.system.write(format!("/usr/bin/{name}"), script, FileOptions::mode(0o755)).unwrap();
+            testing::executable(&context.system, format!("/usr/bin/{name}"), script);
         }
         Some(context)
     }
@@ -181,7 +181,7 @@ mod tests {
             service_name: other, public_key: x}";
         let Some(mut context) = machine(tree.path(), user_data) else { return };
         // The image has the program, and nothing that installs one.
-        context.system.write("/usr/bin/salt-minion", "", FileOptions::mode(0o755)).unwrap();
+        testing::executable(&context.system, "/usr/bin/salt-minion", "");
         context.system.remove("/usr/bin/apt-get").unwrap();
         let failure = context.run_handler::<SaltMinion>().unwrap_err();
         assert_eq!(

@@ -106,11 +106,11 @@ mod tests {
 
     use super::*;
     use crate::handlers::Outcome;
-    use crate::system::FileOptions;
-    use crate::testing::machine;
+    use crate::testing::{executable, machine};
 
     fn put(system: &System, path: &str, text: &str, mode: u32) {
-        system.write(path, text, FileOptions::mode(mode)).unwrap();
+        executable(system, path, text);
+        system.set_mode(path, mode).unwrap();
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub fn all(context: &Context, programs: &[Program], prefix: &[String], mut unusa
         let why = if prefix.is_empty() { unrunnable(&context.system, head) } else { None };
         let ending = match why {
             Some(why) => Err(RunError::Start(name.clone(), std::io::Error::other(why))),
-            None => context.run(&command.env("INSTANCE_ID", context.instance.id.clone())),
+            None => context.run(&context.shown(command).env("INSTANCE_ID", context.instance.id.clone())),
         };
         ran.push(Ran { label: format!("script `{name}`"), detail: json!({"name": name}), ending });
     }

@@ -70,14 +70,13 @@ impl Handler for ScriptsVendor {
 mod tests {
     use super::*;
     use crate::handlers::Outcome;
-    use crate::system::FileOptions;
-    use crate::testing::machine;
+    use crate::testing::{executable, machine};
 
     fn run(user_data: &str) -> Option<(Handled, String)> {
         let tree = tempfile::tempdir().unwrap();
         let mut context = machine(tree.path(), &["/bin/sh"], user_data)?;
         let wrapper = "#!/bin/sh\necho \"wrapped $1\" >> /log\nshift\nexec \"$@\"\n";
-        context.system.write("/bin/wrapper", wrapper, FileOptions::mode(0o755)).unwrap();
+        executable(&context.system, "/bin/wrapper", wrapper);
         let script = |name: &str, of_vendor| Script {
             name: name.into(),
             body: format!("#!/bin/sh\necho {name} >> /log\n").into(),

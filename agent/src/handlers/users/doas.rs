@@ -105,7 +105,7 @@ mod tests {
         // It reads the whole new file, and refuses it as doas does: with the line on standard error.
         let script = "#!/usr/bin/dash\n[ \"$1\" = -C ] || exit 9\nn=0\nwhile read -r line; do n=$((n+1))\n\
             case $line in *nopas\\ *) echo \"doas: syntax error at line $n\" >&2; exit 1;; esac; done < \"$2\"\n";
-        context.system.write("/usr/bin/doas", script, FileOptions::mode(0o755)).unwrap();
+        crate::testing::executable(&context.system, "/usr/bin/doas", script);
         add(&context, "bob", &["permit nopass bob".to_owned()]).unwrap();
         let good = context.system.read_text(RULES).unwrap();
         let failure = add(&context, "eve", &["permit nopas eve".to_owned()]).unwrap_err();
