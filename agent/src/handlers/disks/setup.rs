@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::super::edit::{Pairs, must};
+use super::super::tools::not_text;
 use super::super::{Failure, Frequency, Handled, Handler, items, reason_of};
 use super::filesystems::{self, Filesystem};
 use super::partitions::{self, Disk};
@@ -55,7 +56,8 @@ impl Handler for DiskSetup {
             let message = format!("expected a mapping of disks, found {}", node.kind());
             node.diagnostic(Severity::Error, "disk_setup", message)
         });
-        shape.into_iter().chain(disks).chain(systems).collect()
+        let aliases = config.get("device_aliases").map_or_else(Vec::new, |it| not_text(it, "device_aliases", |_| true));
+        shape.into_iter().chain(disks).chain(systems).chain(aliases).collect()
     }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
@@ -81,7 +83,7 @@ fn disks(config: &Node) -> &[yaml::Entry] {
 
 /// What is wrong with an entry before there is a disk.
 fn findings<T: DeserializeOwned>(node: &Node, path: &str, check: fn(&T) -> Result<(), Failure>) -> Vec<Diagnostic> {
-    let yaml::Checked { value, mut diagnostics } = yaml::read::<T>(node, path);
+    let yaml::Checked { value, mut diagnostics } = yaml::read_portable::<T>(node, path);
     let failure = value.and_then(|value| check(&value).err());
     diagnostics.extend(failure.map(|failure| node.diagnostic(Severity::Error, path, failure.message)));
     diagnostics

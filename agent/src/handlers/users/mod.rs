@@ -8,7 +8,10 @@ mod sudo;
 
 use std::time::Duration;
 
+use kiln_schema::Severity;
+use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{Reason, Stage};
+use kiln_schema::yaml::Node;
 use serde_json::json;
 
 use config::UserKeys;
@@ -58,6 +61,21 @@ impl Handler for Users {
     const TIMEOUT: Duration = Duration::from_secs(120);
     const ALWAYS: bool = true;
     type Config = Config;
+
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let users = items(config, "users").iter().enumerate().map(|(index, user)| (user, format!("users[{index}]")));
+        let user = config.get("user").into_iter().map(|user| (user, "user".to_owned()));
+        let mut told = Vec::new();
+        for (user, path) in users.chain(user) {
+            let groups =
+                user.get("groups").map_or(&[][..], Node::entries).iter().filter(|entry| !entry.value.is_null());
+            told.extend(groups.map(|entry| {
+                let message = "of a group only the name is read here; write `groups` as a list of names";
+                entry.place.diagnostic(Severity::Warning, &format!("{path}.groups.{}", entry.key), message)
+            }));
+        }
+        told
+    }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
         let context = &*context;
