@@ -2,7 +2,7 @@
 
 use kiln_schema::Severity;
 use kiln_schema::diagnostic::{Diagnostic, nearest};
-use kiln_schema::yaml::{Node, Value, scalar};
+use kiln_schema::yaml::{Node, QUOTED, Value, scalar};
 
 use super::items;
 
@@ -169,6 +169,13 @@ pub fn words(config: &Node, key: &str, words: &[&str]) -> Vec<Diagnostic> {
 pub fn word(node: &Node, path: &str, words: &[&str]) -> Option<Diagnostic> {
     let Value::Scalar(scalar) = &node.value else { return None };
     let text = scalar.text.trim().to_lowercase();
+    // In quotes, `off` is a word like any other.
+    if ["true", "false", "yes", "no"].contains(&text.as_str())
+        && words.contains(&text.as_str())
+        && node.kind() == "text"
+    {
+        return Some(node.diagnostic(Severity::Warning, path, QUOTED));
+    }
     let same = scalar.text.trim() == text || scalar::boolean(&text).is_some();
     if node.is_null() || same && words.contains(&text.as_str()) {
         return None;
@@ -236,6 +243,12 @@ mod tests {
             ),
             ("chpasswd: {users: [{name: a, type: hash}]}", "chpasswd.users[0]: no password is given"),
             ("yum_repos: {a: {name: x}}", "yum_repos.a: it has none of baseurl"),
+            ("apt_pipelining: 'false'", "apt_pipelining: text that is taken for true or false"),
+            ("resize_rootfs: 'true'", "resize_rootfs: text that is taken for true or false"),
+            ("swap: {size: '512'}", "swap.size: text that is taken for a number"),
+            ("users: [{name: a, ssh_redirect_user: default}]", "users[0].ssh_redirect_user: true or false is expected"),
+            ("user: [a]", "user: a name or a mapping is expected here"),
+            ("fs_setup: [{device: a, filesystem: ext4, partition: 1}]", "fs_setup[0].partition: a number"),
             ("growpart: {mode: AUTO}", "growpart.mode: `AUTO` is none of"),
             ("users: [{name: a, groups: [1]}]", "users[0].groups[0]: a number that is taken for text"),
             ("users: [{name: a, sudo: 1}]", "users[0].sudo: a number is no rule of sudo"),
@@ -297,6 +310,11 @@ mod tests {
             "groups: {a: 'x, y', b: [x]}",
             "apt_pipelining: false",
             "apt_pipelining: 3",
+            "growpart: {mode: 'off'}",
+            "resize_rootfs: false",
+            "swap: {size: 512}",
+            "disk_setup: {a: {layout: [50, [50, 82]]}}",
+            "mount_default_fields: [~, ~, auto, defaults, '0', '2']",
             "vendor_data: {enabled: 'true'}",
             "runcmd: [[sleep, '5'], ls]",
             "yum_repos: {a: {baseurl: 'http://x', enabled: no, priority: 1}}",

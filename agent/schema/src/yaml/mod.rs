@@ -14,6 +14,7 @@
 mod access;
 mod de;
 mod node;
+mod outdented;
 mod parse;
 mod read;
 pub mod scalar;

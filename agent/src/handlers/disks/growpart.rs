@@ -62,13 +62,7 @@ impl Handler for Growpart {
     fn check(config: &Node) -> Vec<Diagnostic> {
         let mode = config.get("growpart").and_then(|keys| keys.get("mode"));
         let words = ["auto", "growpart", "gpart", "off", "false", "no"];
-        let quoted = |node: &Node| match &node.value {
-            Value::Scalar(word) if !word.plain && ["false", "no"].contains(&word.text.as_str()) => {
-                Some(node.diagnostic(Severity::Warning, "growpart.mode", yaml::QUOTED))
-            }
-            _ => None,
-        };
-        mode.and_then(|node| check::word(node, "growpart.mode", &words).or_else(|| quoted(node))).into_iter().collect()
+        mode.and_then(|node| check::word(node, "growpart.mode", &words)).into_iter().collect()
     }
 
     fn run(config: &Config, context: &mut Context) -> Handled {

@@ -57,7 +57,12 @@ impl Handler for DiskSetup {
             node.diagnostic(Severity::Error, "disk_setup", message)
         });
         let aliases = config.get("device_aliases").map_or_else(Vec::new, |it| not_text(it, "device_aliases", |_| true));
-        shape.into_iter().chain(disks).chain(systems).chain(aliases).collect()
+        let numbers = items(config, "fs_setup").iter().enumerate().filter_map(|(index, item)| {
+            let number = item.get("partition").filter(|node| node.kind() == "a number")?;
+            let message = "a number, which works here and which cloud-init's schema refuses";
+            Some(number.diagnostic(Severity::Warning, &format!("fs_setup[{index}].partition"), message))
+        });
+        shape.into_iter().chain(disks).chain(systems).chain(aliases).chain(numbers).collect()
     }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
@@ -233,7 +238,7 @@ mod tests {
             ("disk_setup: {/dev/a: {table_type: apm}}", "table_type: `apm` is none of"),
             ("fs_setup: [{device: sdb, filesystem: ext4, partition: two}]", "fs_setup[0]: partition: `two` is none"),
             ("fs_setup: [{device: sdb}]", "neither `filesystem` nor `cmd`"),
-            ("disk_setup: {/dev/a: {layout: [50, 50]}}\nfs_setup: [{device: a.1, filesystem: xfs, partition: 1}]", ""),
+            ("disk_setup: {/dev/a: {layout: [50, 50]}}\nfs_setup: [{device: a.1, filesystem: xfs, partition: any}]", ""),
         ] {
             let (config, _) = yaml::parse("x", document).unwrap();
             let found: String = DiskSetup::check(&config).iter().map(ToString::to_string).collect();

@@ -47,6 +47,10 @@ pub fn check(node: &Node) -> Vec<Diagnostic> {
                 let message = "other readers know units of one letter; write it so, such as 512M";
                 Some(node.diagnostic(Severity::Warning, &path, message))
             }
+            Ok(_) if node.kind() == "text" && text.text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                let message = "text that is taken for a number; take the quotes away";
+                Some(node.diagnostic(Severity::Warning, &path, message))
+            }
             Ok(_) => None,
         }
     };
