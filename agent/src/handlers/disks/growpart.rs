@@ -1,8 +1,8 @@
 //! Partitions that grow to the end of their disk.
 
-use kiln_schema::diagnostic::{Diagnostic, Severity};
+use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::{self, Each, Node, Value, scalar};
+use kiln_schema::yaml::{Each, Node, scalar};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
