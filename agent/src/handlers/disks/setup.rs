@@ -238,7 +238,10 @@ mod tests {
             ("disk_setup: {/dev/a: {table_type: apm}}", "table_type: `apm` is none of"),
             ("fs_setup: [{device: sdb, filesystem: ext4, partition: two}]", "fs_setup[0]: partition: `two` is none"),
             ("fs_setup: [{device: sdb}]", "neither `filesystem` nor `cmd`"),
-            ("disk_setup: {/dev/a: {layout: [50, 50]}}\nfs_setup: [{device: a.1, filesystem: xfs, partition: any}]", ""),
+            (
+                "disk_setup: {/dev/a: {layout: [50, 50]}}\nfs_setup: [{device: a.1, filesystem: xfs, partition: any}]",
+                "",
+            ),
         ] {
             let (config, _) = yaml::parse("x", document).unwrap();
             let found: String = DiskSetup::check(&config).iter().map(ToString::to_string).collect();
