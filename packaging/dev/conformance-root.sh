@@ -28,6 +28,8 @@ mmdebstrap --mode=root --variant=important --format=directory --quiet --dpkgopt=
     trixie "$tree.new" "deb $mirror trixie main" </dev/null
 # Of the machine that made it, and what an instance gets of its own.
 rm -f "$tree.new"/etc/ssh/ssh_host_* "$tree.new"/etc/hostname "$tree.new"/etc/apt/apt.conf.d/99mmdebstrap
+# It is in every recording, whatever the document said: the recorded machine had it.
+echo 'LANG=C.UTF-8' >"$tree.new/etc/locale.conf"
 
 rm -rf "$tree"
 mv "$tree.new" "$tree"

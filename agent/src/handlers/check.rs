@@ -2,13 +2,17 @@
 
 use kiln_schema::Severity;
 use kiln_schema::diagnostic::{Diagnostic, nearest};
-use kiln_schema::yaml::{Node, Value};
+use kiln_schema::yaml::{Node, QUOTED, Value, scalar};
 
 use super::items;
 
-/// Lists and mappings in which there must be something, by the path of their keys.
+/// Lists and mappings in which there must be something, by the path of their keys; `*` is each of a list or mapping.
 const FILLED: &[&str] = &[
     "ansible",
+    "ansible.galaxy",
+    "ansible.galaxy.actions",
+    "ansible.galaxy.actions.*",
+    "ansible.pull",
     "apk_repos",
     "apt",
     "apt.debconf_selections",
@@ -20,6 +24,7 @@ const FILLED: &[&str] = &[
     "apt.security.arches",
     "apt.security.search",
     "apt.sources",
+    "apt.sources.*",
     "autoinstall",
     "bootcmd",
     "ca-certs",
@@ -35,10 +40,15 @@ const FILLED: &[&str] = &[
     "drivers",
     "fan",
     "groups",
+    "groups.*",
+    "groups.*.*",
     "landscape",
     "lxd",
     "mcollective",
+    "merge_how",
+    "merge_type",
     "mounts",
+    "mounts.*",
     "packages",
     "resolv_conf",
     "rh_subscription",
@@ -56,6 +66,7 @@ const FILLED: &[&str] = &[
     "swap",
     "ubuntu_advantage",
     "ubuntu_pro",
+    "users.groups",
     "users.ssh_authorized_keys",
     "wireguard",
     "wireguard.interfaces",
@@ -74,12 +85,14 @@ const UNIQUE: &[&str] = &[
     "ntp.peers",
     "ntp.pools",
     "ntp.servers",
+    "rsyslog.packages",
     "ssh_fp_console_blacklist",
     "ssh_key_console_blacklist",
+    "wireguard.readinessprobe",
 ];
 
 /// Keys that want the defaults where they have no value.
-const DEFAULTS: &[&str] = &["ntp", "puppet", "route53"];
+const DEFAULTS: &[&str] = &["ntp", "route53"];
 
 /// Keys that say nothing where people mean something by them, whoever owns them.
 pub fn empties(config: &Node) -> Vec<Diagnostic> {
@@ -128,24 +141,43 @@ fn each<'a>(node: &'a Node, keys: &str, path: &str, show: &mut dyn FnMut(&'a Nod
             each(item, keys, &format!("{path}[{index}]"), show);
         }
     }
-    let Some(value) = node.get(key) else { return };
-    let path = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
-    match rest {
+    let mut go = |value: &'a Node, path: String| match rest {
         Some(rest) => each(value, rest, &path, show),
         None => show(value, &path),
+    };
+    match &node.value {
+        Value::List(items) if key == "*" => {
+            items.iter().enumerate().for_each(|(index, item)| go(item, format!("{path}[{index}]")));
+        }
+        Value::Map(entries) if key == "*" => {
+            entries.iter().for_each(|entry| go(&entry.value, format!("{path}.{}", entry.key)));
+        }
+        _ => {
+            let path = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+            node.get(key).into_iter().for_each(|value| go(value, path.clone()));
+        }
     }
 }
 
-/// Those of the values at a key which are none of `words`, whatever their case.
+/// Those of the values at a key which are none of `words`.
 pub fn words(config: &Node, key: &str, words: &[&str]) -> Vec<Diagnostic> {
     items(config, key).iter().filter_map(|node| word(node, key, words)).collect()
 }
 
-/// That a value is none of `words`, whatever its case; what is no word at all is the type's to tell.
+/// That a value is none of `words`; what is no word at all is the type's to tell. A word in another case works here,
+/// and is told as other readers refuse it; of true and false any spelling is good.
 pub fn word(node: &Node, path: &str, words: &[&str]) -> Option<Diagnostic> {
     let Value::Scalar(scalar) = &node.value else { return None };
     let text = scalar.text.trim().to_lowercase();
-    if node.is_null() || words.contains(&text.as_str()) {
+    // In quotes, `off` is a word like any other.
+    if ["true", "false", "yes", "no"].contains(&text.as_str())
+        && words.contains(&text.as_str())
+        && node.kind() == "text"
+    {
+        return Some(node.diagnostic(Severity::Warning, path, QUOTED));
+    }
+    let same = scalar.text.trim() == text || scalar::boolean(&text).is_some();
+    if node.is_null() || same && words.contains(&text.as_str()) {
         return None;
     }
     let mut finding =
@@ -211,6 +243,41 @@ mod tests {
             ),
             ("chpasswd: {users: [{name: a, type: hash}]}", "chpasswd.users[0]: no password is given"),
             ("yum_repos: {a: {name: x}}", "yum_repos.a: it has none of baseurl"),
+            ("apt_pipelining: 'false'", "apt_pipelining: text that is taken for true or false"),
+            ("resize_rootfs: 'true'", "resize_rootfs: text that is taken for true or false"),
+            ("swap: {size: '512'}", "swap.size: text that is taken for a number"),
+            ("users: [{name: a, ssh_redirect_user: default}]", "users[0].ssh_redirect_user: true or false is expected"),
+            ("user: [a]", "user: a name or a mapping is expected here"),
+            ("fs_setup: [{device: a, filesystem: ext4, partition: 1}]", "fs_setup[0].partition: a number"),
+            ("growpart: {mode: AUTO}", "growpart.mode: `AUTO` is none of"),
+            ("users: [{name: a, groups: [1]}]", "users[0].groups[0]: a number that is taken for text"),
+            ("users: [{name: a, sudo: 1}]", "users[0].sudo: a number is no rule of sudo"),
+            ("groups: [1]", "groups[0]: a number that is taken for text"),
+            ("runcmd: [[sleep, 5]]", "runcmd[0][1]: a number that is taken for text"),
+            ("bootcmd: [1]", "bootcmd[0]: a number that is taken for text"),
+            (
+                "fs_setup: [{device: a, filesystem: ext4, label: 1}]",
+                "fs_setup[0].label: a number that is taken for text",
+            ),
+            ("disk_setup: {a: ~}", "disk_setup.a: nothing stands here"),
+            ("device_aliases: {a: 1}", "device_aliases.a: text is expected here"),
+            ("ntp: {config: {confpath: /x}}", "ntp.config: this is not done"),
+            ("salt_minion: {conf: x}", "salt_minion.conf: expected a mapping, found text"),
+            ("yum_repos: {a: {baseurl: 1}}", "yum_repos.a.baseurl: text is expected here"),
+            ("yum_repos: {a: {baseurl: [x]}}", "yum_repos.a.baseurl: a list, of which each item is a line"),
+            ("yum_repos: {a: {baseurl: x, enabled: 'no'}}", "yum_repos.a.enabled: true or false is expected here"),
+            ("zypper: {repos: [{id: 1, baseurl: x}]}", "zypper.repos[0].id: text is expected here"),
+            ("puppet: {exec_args: --test}", "puppet.exec_args: a list is expected here"),
+            ("chpasswd: {list: [bob]}", "chpasswd.list: a line here is `user:password`"),
+            ("wireguard: {readinessprobe: [a]}", "wireguard: the key `interfaces` is missing"),
+            (
+                "ansible: {pull: [{url: x, playbook_name: y, clean: 'true'}]}",
+                "ansible.pull[0].clean: expected a boolean",
+            ),
+            (
+                "ansible: {setup_controller: {run_ansible: [{playbook_name: y, forks: a}]}}",
+                "ansible.setup_controller.run_ansible[0].forks: expected a number, found text",
+            ),
             ("{phone_home: {url: 'http://x', post: hostname}}", "phone_home.post: a list is expected here"),
             ("packages: [a, [b]]", "packages[1]: a list here is [name, version]"),
             ("{users: [{name: a, inactive: 5}]}", "users[0].inactive: a number that is taken for text"),
@@ -240,13 +307,18 @@ mod tests {
             "users: [a, {name: b, sudo: no, groups: 'x, y', ssh_redirect_user: true}, [c, d], {name: e, groups: {f: ~}}]",
             "users: a",
             "groups: a, b",
-            "groups: {a: 'x, y', b: [x], c: ~}",
+            "groups: {a: 'x, y', b: [x]}",
             "apt_pipelining: false",
             "apt_pipelining: 3",
+            "growpart: {mode: 'off'}",
+            "resize_rootfs: false",
+            "swap: {size: 512}",
+            "disk_setup: {a: {layout: [50, [50, 82]]}}",
+            "mount_default_fields: [~, ~, auto, defaults, '0', '2']",
             "vendor_data: {enabled: 'true'}",
-            "runcmd: [[sleep, 5], ls, ~]",
+            "runcmd: [[sleep, '5'], ls]",
             "yum_repos: {a: {baseurl: 'http://x', enabled: no, priority: 1}}",
-            "puppet: {timeout: 30, exec_args: --test}",
+            "puppet: {timeout: 30}",
         ] {
             assert_eq!(findings(text), Vec::<String>::new(), "{text}");
         }
@@ -254,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_word_outside_of_the_vocabulary_is_told_with_the_nearest_one() {
-        let told = words(&read("a: [RSA, ed25591]"), "a", &["rsa", "ed25519"]);
+        let told = words(&read("a: [rsa, ed25591]"), "a", &["rsa", "ed25519"]);
         let told: Vec<String> = told.iter().map(ToString::to_string).collect();
         assert_eq!(told, ["doc:1:10: warning: a: `ed25591` is none of rsa, ed25519; did you mean `ed25519`?"]);
         assert!(words(&read("a:"), "a", &["rsa"]).is_empty());

@@ -1,7 +1,9 @@
 //! The clock: which servers it is kept by.
 
+use kiln_schema::Severity;
+use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::Each;
+use kiln_schema::yaml::{Each, Node};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
@@ -42,6 +44,9 @@ struct Keys {
     config: Option<serde_json::Value>,
 }
 
+/// What is told of a client of the user's own.
+const NOT_DONE: &str = "this is not done; write the client's file with `write_files` and leave `ntp` out";
+
 /// A program that keeps the clock.
 struct Client {
     name: &'static str,
@@ -77,6 +82,12 @@ impl Handler for Ntp {
     const FREQUENCY: Frequency = Frequency::Instance;
     type Config = Config;
 
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let own = config.get("ntp").and_then(|keys| keys.get("config"));
+        let told = own.map(|own| own.diagnostic(Severity::Warning, "ntp.config", NOT_DONE));
+        told.into_iter().collect()
+    }
+
     fn run(config: &Config, context: &mut Context) -> Handled {
         let context = &*context;
         let system = &context.system;
@@ -87,8 +98,7 @@ impl Handler for Ntp {
             return Ok(Outcome::Skipped(Reason::SwitchedOff, "ntp.enabled is false".to_owned()));
         }
         if keys.config.is_some() {
-            let message = "ntp.config is not done; write the client's file with write_files and leave ntp out";
-            return Err(Failure::new(Reason::Unsupported, message));
+            return Err(Failure::new(Reason::Unsupported, format!("ntp.config: {NOT_DONE}")));
         }
         let client = client(keys, system)?;
         let family = usize::from(system.distro().is_red_hat());
@@ -247,7 +257,7 @@ mod tests {
     fn a_client_that_is_not_there_or_not_known_is_told_and_false_does_nothing() {
         for (user_data, sentence) in [
             ("ntp: {ntp_client: chrony}", "ntp.ntp_client: chrony is not installed; put chrony into the image"),
-            ("ntp: {config: {confpath: /a, packages: [x]}}", "ntp.config is not done; write the client's file"),
+            ("ntp: {config: {confpath: /a, packages: [x]}}", "ntp.config: this is not done; write the client's file"),
             ("ntp: {ntp_client: ntpdate}", "`ntpdate` is none of auto, chrony, systemd-timesyncd, ntp"),
             ("ntp:", "none of chrony, systemd-timesyncd, ntp is installed"),
         ] {

@@ -125,7 +125,7 @@ impl Default for Condition {
 
 impl<'de> Deserialize<'de> for Condition {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let command = Argv::deserialize(deserializer)?;
+        let command: Argv = yaml::tolerant(deserializer)?;
         let truth = match &command {
             Argv::Shell(line) => scalar::boolean(line),
             Argv::Words(_) => None,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kiln_schema::paths;
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::{self, Argv, Each, Node};
+use kiln_schema::yaml::{self, Argv, Each, Maybe, Node};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
@@ -24,7 +24,7 @@ pub struct Config {
     /// Commands that run once, in order, in one shell: a line for `/bin/sh`, or a list of a program and its
     /// arguments. A command that fails does not stop the later ones.
     // The tree is read item by item, for the place of each; this checks it and documents it.
-    runcmd: Each<Option<Argv>>,
+    runcmd: Each<Maybe<Argv>>,
 }
 
 impl Handler for Runcmd {

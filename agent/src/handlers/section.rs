@@ -23,9 +23,9 @@ impl<'de> Deserialize<'de> for Section {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Section, A::Error> {
                 let mut entries = Vec::new();
-                while let Some((name, lines)) = map.next_entry::<String, Texts>()? {
-                    if !lines.0.is_empty() {
-                        entries.push((name, lines.0.join("\n")));
+                while let Some((name, lines)) = map.next_entry::<String, Option<Texts>>()? {
+                    if let Some(Texts(lines)) = lines.filter(|lines| !lines.0.is_empty()) {
+                        entries.push((name, lines.join("\n")));
                     }
                 }
                 Ok(Section(entries))

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use kiln_schema::Severity;
+use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::Each;
+use kiln_schema::yaml::{Each, Node};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
@@ -52,6 +54,12 @@ impl Handler for Wireguard {
     const FREQUENCY: Frequency = Frequency::Instance;
     const TIMEOUT: Duration = Duration::from_secs(900);
     type Config = Config;
+
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let lacking = config.get("wireguard").filter(|keys| !keys.is_null() && keys.get("interfaces").is_none());
+        let message = "the key `interfaces` is missing";
+        lacking.map(|keys| keys.diagnostic(Severity::Warning, "wireguard", message)).into_iter().collect()
+    }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
         let context = &*context;

@@ -129,7 +129,14 @@ impl Handler for WriteFiles {
             let path = format!("write_files[{index}].encoding");
             file.get("encoding").and_then(|node| check::word(node, &path, &known))
         };
-        items(config, "write_files").iter().enumerate().filter_map(encoding).collect()
+        let lacking = |(index, file): (usize, &Node)| {
+            let source =
+                file.get("source").filter(|source| !source.entries().is_empty() && source.get("uri").is_none())?;
+            let path = format!("write_files[{index}].source");
+            Some(source.diagnostic(Severity::Warning, &path, "the key `uri` is missing, so nothing is fetched"))
+        };
+        let files = || items(config, "write_files").iter().enumerate();
+        files().filter_map(encoding).chain(files().filter_map(lacking)).collect()
     }
 
     fn run(_: &Config, context: &mut Context) -> Handled {

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::edit::put;
 use super::section::Section;
+use super::tools::not_text;
 use super::{Failure, Frequency, Handled, Handler, Outcome};
 use crate::context::Context;
 
@@ -44,7 +45,9 @@ impl Handler for YumRepos {
         let told = |entry: &yaml::Entry| {
             entry.place.diagnostic(Severity::Warning, &format!("yum_repos.{}", entry.key), NO_ADDRESS)
         };
-        lacking.map(told).collect()
+        let spelled =
+            repositories.iter().flat_map(|entry| spellings(&entry.value, &format!("yum_repos.{}", entry.key)));
+        lacking.map(told).chain(spelled).collect()
     }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
@@ -83,6 +86,20 @@ impl Handler for YumRepos {
             None => Ok(Outcome::Ok(Some(detail))),
         }
     }
+}
+
+/// What other readers refuse in a repository's keys, and is written here as it is spelled.
+fn spellings(keys: &Node, path: &str) -> Vec<Diagnostic> {
+    let mut told = not_text(keys, path, |key| key == "name" || ADDRESSES.contains(&key));
+    for entry in keys.entries() {
+        let message = match &entry.value.value {
+            Value::List(_) => "a list, of which each item is a line of the value; write one text",
+            _ if entry.key == "enabled" && entry.value.kind() != "a boolean" => "true or false is expected here",
+            _ => continue,
+        };
+        told.push(entry.value.diagnostic(Severity::Warning, &format!("{path}.{}", entry.key), message));
+    }
+    told
 }
 
 /// The file of one repository.

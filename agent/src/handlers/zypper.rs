@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::edit::{put, text_or_empty};
 use super::section::Section;
-use super::tools::{Steps, mode_of};
+use super::tools::{Steps, mode_of, not_text};
 use super::{Failure, Frequency, Handled, Handler, Outcome, items};
 use crate::context::Context;
 use crate::system::{FileOptions, System};
@@ -62,7 +62,10 @@ impl Handler for Zypper {
             matches!(node.value, Value::Map(_)) && (node.get("id").is_none() || node.get("baseurl").is_none())
         });
         let lacking = lacking.map(|node| node.diagnostic(Severity::Warning, "zypper.repos", LACKING));
-        moved.map(told).into_iter().chain(lacking).collect()
+        let spelled = items(zypper, "repos").iter().enumerate().flat_map(|(index, repository)| {
+            not_text(repository, &format!("zypper.repos[{index}]"), |key| matches!(key, "id" | "baseurl"))
+        });
+        moved.map(told).into_iter().chain(lacking).chain(spelled).collect()
     }
 
     fn run(config: &Config, context: &mut Context) -> Handled {

@@ -13,7 +13,8 @@ use crate::diagnostic::{Diagnostic, Severity, nearest};
 
 /// Name of the newtype by which a type asks for text or a list, whichever stands there.
 pub(super) const LIST_OF_WORDS: &str = "$kiln::list-of-words";
-/// Name of the struct by which a type asks for a mapping, a word or a list, whichever stands there.
+/// Name of the struct by which a type asks for a mapping, a word or a list, whichever stands there. Without fields
+/// it is a mapping of any keys.
 pub const STRUCT_OR_LIST: &str = "$kiln::struct-or-list";
 /// Name of the newtype of a value of which no other spelling is a mistake.
 const TOLERANT: &str = "$kiln::tolerant";
@@ -21,8 +22,12 @@ const TOLERANT: &str = "$kiln::tolerant";
 const ATTEMPT: &str = "$kiln::attempt";
 /// What is told of text where true or false is expected.
 pub const QUOTED: &str = "text that is taken for true or false; take the quotes away";
+/// What is told of text where a number is expected.
+const NUMBER: &str = "text that is taken for a number; take the quotes away";
 /// What is told of one value where a list is expected.
 pub const LONE: &str = "a list is expected here; the value is taken for its only item";
+/// Name of the newtype of a value that may be nothing.
+pub(super) const MAYBE: &str = "$kiln::maybe";
 /// A value that may fail alone: its error is told and the value left out.
 pub(super) struct Attempt<T>(pub Option<T>);
 
@@ -206,6 +211,11 @@ impl Reader<'_, '_> {
         }
     }
 
+    /// Tells of an item or an entry that holds nothing. A field without a value is told where its struct is read.
+    fn warn_of_nothing(&self) {
+        self.warn("nothing stands here, which is as if it were not there");
+    }
+
     /// Tells of a number or a boolean that is taken for text.
     fn warn_of_no_text(&self, scalar: &Scalar) {
         if scalar.plain && scalar.tag.is_none() && self.tolerance == Tolerance::Nowhere {
@@ -223,7 +233,7 @@ impl Reader<'_, '_> {
         };
         let number = scalar::integer(&scalar.text).ok_or_else(|| self.expected("a whole number"))?;
         if !scalar.plain && scalar.tag.is_none() {
-            self.warn("text that is taken for a number; take the quotes away");
+            self.warn(NUMBER);
         }
         T::try_from(number).map_err(|_| self.error("the number is too large or too small here"))
     }
@@ -289,6 +299,9 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         let Value::Scalar(scalar) = &self.node.value else {
             return Err(self.expected("a number"));
         };
+        if !scalar.plain && scalar.tag.is_none() {
+            self.warn(NUMBER);
+        }
         #[expect(clippy::cast_precision_loss, reason = "a float field takes the nearest float")]
         let whole = || scalar::integer(&scalar.text).map(|whole| whole as f64);
         match whole().or_else(|| scalar::float(&scalar.text)) {
@@ -336,7 +349,11 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        if self.node.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+        if self.node.is_null() {
+            self.warn_of_nothing();
+            return visitor.visit_none();
+        }
+        visitor.visit_some(self)
     }
 
     fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -351,6 +368,9 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         if name == ATTEMPT {
             return visitor.visit_seq(One(Some(self)));
         }
+        if name == MAYBE && self.node.is_null() {
+            return self.at_here(visitor.visit_none());
+        }
         if name == TOLERANT {
             return self.at_here(visitor.visit_newtype_struct(self.tolerant()));
         }
@@ -359,7 +379,10 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         }
         match &self.node.value {
             Value::List(_) => self.deserialize_seq(visitor),
-            Value::Scalar(scalar) if !scalar.is_null() => self.at_here(visitor.visit_string(scalar::text(scalar))),
+            Value::Scalar(scalar) if !scalar.is_null() => {
+                self.warn_of_no_text(scalar);
+                self.at_here(visitor.visit_string(scalar::text(scalar)))
+            }
             value => {
                 let colon = matches!(value, Value::Map(_));
                 let advice = if colon { "; put a command that has `: ` in it in quotes" } else { "" };
@@ -376,8 +399,8 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
             _ => std::slice::from_ref(self.node),
         };
         let lone = !matches!(self.node.value, Value::List(_));
-        if lone && !items.is_empty() {
-            self.warn(LONE);
+        if lone {
+            if items.is_empty() { self.warn_of_nothing() } else { self.warn(LONE) }
         }
         let tolerance = self.tolerance.within();
         self.at_here(visitor.visit_seq(Items { items, path: &self.path, next: 0, lone, tolerance }))
@@ -399,7 +422,10 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
             Value::Map(entries) => self.at_here(visitor.visit_map(self.fields(entries, None))),
-            _ if self.node.is_null() => self.at_here(visitor.visit_map(self.fields(&[], None))),
+            _ if self.node.is_null() => {
+                self.warn_of_nothing();
+                self.at_here(visitor.visit_map(self.fields(&[], None)))
+            }
             _ => Err(self.expected("a mapping")),
         }
     }
@@ -412,13 +438,18 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
     ) -> Result<V::Value, Error> {
         let entries: &[Entry] = match &self.node.value {
             Value::Map(entries) => entries,
-            _ if self.node.is_null() => &[],
+            _ if self.node.is_null() => {
+                self.warn_of_nothing();
+                &[]
+            }
             // Some structs read from text as well (a user by name); the visitor says so, or refuses.
             Value::Scalar(scalar) => {
                 return match visitor.visit_string::<Error>(scalar::text(scalar)) {
                     Err(error) if error.is_mismatch => Err(self.expected("a mapping")),
                     read => {
-                        self.warn_of_no_text(scalar);
+                        if read.is_ok() {
+                            self.warn_of_no_text(scalar);
+                        }
                         self.at_here(read)
                     }
                 };
@@ -429,7 +460,8 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
             }
             Value::List(_) => return Err(self.expected("a mapping")),
         };
-        self.at_here(visitor.visit_map(self.fields(entries, Some(fields))))
+        // A type without fields of its own takes any key.
+        self.at_here(visitor.visit_map(self.fields(entries, (!fields.is_empty()).then_some(fields))))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(

@@ -14,6 +14,7 @@
 mod access;
 mod de;
 mod node;
+mod outdented;
 mod parse;
 mod read;
 pub mod scalar;
@@ -30,4 +31,4 @@ pub use de::{LONE, QUOTED, STRUCT_OR_LIST, tolerant};
 pub use node::{Entry, Node, Place, Scalar, Source, Value};
 pub use parse::parse;
 pub use read::{Checked, fields_of, read, read_portable, read_rest};
-pub use types::{Argv, Each, Mode, Named, Spelled, Texts};
+pub use types::{Argv, Each, Maybe, Mode, Named, Spelled, Texts};

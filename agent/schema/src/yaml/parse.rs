@@ -6,7 +6,7 @@ use std::sync::Arc;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, Tag};
 
 use super::node::{Entry, Node, Place, Scalar, Source, Value};
-use super::scalar;
+use super::{outdented, scalar};
 use crate::diagnostic::{Diagnostic, Severity};
 
 /// Deeper nesting is refused; no honest document comes near, and the reader is recursive.
@@ -26,8 +26,20 @@ const MAX_WARNINGS: usize = 200;
 pub fn parse(source: &str, text: &str) -> Result<(Node, Vec<Diagnostic>), Box<Diagnostic>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let source = Arc::new(Source { name: source.to_owned(), text: text.to_owned() });
-    let mut builder =
-        Builder { parser: Parser::new_from_str(text), source, anchors: HashMap::new(), nodes: 0, warnings: Vec::new() };
+    let mut read = attempt(&source, text);
+    let mut readable = text.to_owned();
+    for _ in 0..outdented::MAX {
+        let Some(moved) = read.as_ref().err().and_then(|refused| outdented::moved(&readable, refused)) else { break };
+        readable = moved;
+        read = attempt(&source, &readable);
+    }
+    read
+}
+
+/// Reads a text, which stands for the source's own.
+fn attempt(source: &Arc<Source>, text: &str) -> Result<(Node, Vec<Diagnostic>), Box<Diagnostic>> {
+    let (source, parser) = (source.clone(), Parser::new_from_str(text));
+    let mut builder = Builder { parser, source, anchors: HashMap::new(), nodes: 0, warnings: Vec::new() };
     if let Some(finding) = builder.unprintable() {
         return Err(finding);
     }

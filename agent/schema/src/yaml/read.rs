@@ -85,7 +85,8 @@ fn read_with<T: DeserializeOwned>(node: &Node, path: &str, tolerance: Tolerance)
         }
         let (result, findings) = attempt::<T>(&rest, path, tolerance);
         for finding in findings {
-            if !diagnostics.contains(&finding) {
+            // What was taken out is nothing to tell of.
+            if !diagnostics.contains(&finding) && !diagnostics.iter().any(|told| is_error_at(told, &finding)) {
                 diagnostics.push(finding);
             }
         }
@@ -127,6 +128,11 @@ fn prune(node: &mut Node, error: &Diagnostic) -> bool {
         }
     }
     pruned
+}
+
+/// Whether a finding stands where an error was told.
+fn is_error_at(told: &Diagnostic, next: &Diagnostic) -> bool {
+    told.severity == Severity::Error && (told.line, told.column) == (next.line, next.column)
 }
 
 /// What is told of a place that was wrong already follows from the first error there.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::tests::{Service, tree};
-use super::{Argv, Each, LONE, Mode, read, read_portable};
+use super::{Argv, Each, LONE, Maybe, Mode, read, read_portable};
 use crate::diagnostic::Severity;
 
 /// What `read_portable` warns of under the key `v`, as `PATH: MESSAGE`.
@@ -41,7 +41,12 @@ fn spellings_that_other_readers_refuse_are_told_and_taken() {
     }
     assert_eq!(warned::<bool>("!!bool 'on'").len() + warned::<bool>("off").len(), 0);
     assert_eq!(warned::<u8>("'5'"), ["v: text that is taken for a number; take the quotes away"]);
-    assert_eq!(warned::<Each<Argv>>("[[sleep, 5], ls]").len(), 0);
+    assert_eq!(warned::<Each<Argv>>("[[sleep, 5], ls]"), text("number", "v[0][1]"));
+    assert_eq!(
+        warned::<Each<Option<String>>>("[a, ~]"),
+        ["v[1]: nothing stands here, which is as if it were not there"]
+    );
+    assert_eq!(warned::<Each<Maybe<String>>>("[a, ~, 1]"), text("number", "v[2]"));
 }
 
 #[derive(Debug, Default, Deserialize)]

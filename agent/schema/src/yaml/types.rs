@@ -9,7 +9,7 @@ use std::ops::Deref;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::de::{Attempt, LIST_OF_WORDS, tolerant};
+use super::de::{Attempt, LIST_OF_WORDS, MAYBE, tolerant};
 use super::scalar;
 
 /// Permission bits of a file, read as octal from the spelling: `0644`, `'0644'` and `644` are one mode.
@@ -59,6 +59,46 @@ impl<'de> Deserialize<'de> for Texts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let texts: Vec<Spelled> = tolerant(deserializer)?;
         Ok(Texts(texts.into_iter().map(|text| text.0).collect()))
+    }
+}
+
+/// An item or an entry that may be nothing by right: of an `Option` there, nothing is told as a mistake.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Maybe<T>(pub Option<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Maybe<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Inner<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Inner<T> {
+            type Value = Maybe<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a value, or nothing")
+            }
+
+            fn visit_none<E: de::Error>(self) -> Result<Maybe<T>, E> {
+                Ok(Maybe(None))
+            }
+
+            fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Maybe<T>, D::Error> {
+                T::deserialize(deserializer).map(|value| Maybe(Some(value)))
+            }
+        }
+        deserializer.deserialize_newtype_struct(MAYBE, Inner(PhantomData))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Maybe<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("Maybe_{}", T::schema_name()).into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Option::<T>::json_schema(generator)
     }
 }
 
@@ -196,8 +236,8 @@ impl<'de> Deserialize<'de> for Argv {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Argv, A::Error> {
                 let mut words = Vec::new();
-                while let Some(word) = seq.next_element::<Option<Spelled>>()? {
-                    words.extend(word.map(|word| word.0));
+                while let Some(word) = seq.next_element::<Option<String>>()? {
+                    words.extend(word);
                 }
                 if words.is_empty() { Err(de::Error::custom("an empty command")) } else { Ok(Argv::Words(words)) }
             }

@@ -49,6 +49,41 @@ const PULL: &[&str] = &[
     "verify_commit",
 ];
 
+/// The options of Ansible that are given or not, and have no value.
+const FLAGS: &[&str] =
+    &["accept_host_key", "check", "clean", "diff", "full", "list_hosts", "syntax_check", "verify_commit"];
+
+/// Options of a playbook alone whose value is text.
+const PLAY: &[&str] = &["args", "become_password_file", "connection_password_file", "extra_vars", "playbook_dir"];
+
+/// Those of a playbook whose value is a number.
+const PLAY_NUMBERS: &[&str] = &["background", "forks", "poll", "timeout"];
+
+/// Options of another kind than other readers take; they are handed on as they are spelled.
+fn kinds(runs: &[Node], path: &str, numbers: &[&str]) -> Vec<Diagnostic> {
+    let mut told = Vec::new();
+    for (index, run) in runs.iter().enumerate() {
+        for entry in run.entries().iter().filter(|entry| entry.key != "playbook_names") {
+            let expected = match entry.key.as_str() {
+                key if FLAGS.contains(&key) => "a boolean",
+                key if numbers.contains(&key) => "a number",
+                key if PULL.contains(&key) || PLAY.contains(&key) => "text",
+                _ => continue,
+            };
+            let kind = entry.value.kind();
+            if kind != expected {
+                let path = format!("{path}[{index}].{}", entry.key);
+                told.push(entry.place.diagnostic(
+                    Severity::Warning,
+                    &path,
+                    format!("expected {expected}, found {kind}"),
+                ));
+            }
+        }
+    }
+    told
+}
+
 /// What is told of a pull without these.
 const LACKING: &str = "it has not both `url` and `playbook_names`; give them";
 
@@ -79,7 +114,10 @@ impl Handler for Ansible {
         let lacking = lacking.map(|pull| pull.diagnostic(Severity::Warning, "ansible.pull", LACKING));
         let method = check::words(ansible, "install_method", METHODS);
         let method = method.into_iter().map(|it| Diagnostic { path: "ansible.install_method".to_owned(), ..it });
-        told.chain(lacking).chain(method).collect()
+        let plays = ansible.get("setup_controller").map_or(&[][..], |controller| items(controller, "run_ansible"));
+        let of_pulls = kinds(pulls, "ansible.pull", &[]);
+        let of_plays = kinds(plays, "ansible.setup_controller.run_ansible", PLAY_NUMBERS);
+        told.chain(lacking).chain(method).chain(of_pulls).chain(of_plays).collect()
     }
 
     fn run(config: &Config, context: &mut Context) -> Handled {

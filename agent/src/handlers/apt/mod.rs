@@ -4,13 +4,16 @@ use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use kiln_schema::Severity;
+use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{Reason, Stage};
+use kiln_schema::yaml::Node;
 use serde_json::json;
 
 use self::config::{Config, Keys, Mirror, Source};
 use super::edit::{must, put, text_or_empty};
-use super::tools::mode_of;
-use super::{Failure, Frequency, Handled, Handler, Outcome};
+use super::tools::{mode_of, not_text};
+use super::{Failure, Frequency, Handled, Handler, Outcome, items};
 use crate::context::Context;
 use crate::system::{FileOptions, System};
 
@@ -38,6 +41,20 @@ impl Handler for Apt {
     const STAGE: Stage = Stage::Final;
     const FREQUENCY: Frequency = Frequency::Instance;
     type Config = Config;
+
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let Some(apt) = config.get("apt") else { return Vec::new() };
+        let answers = apt.get("debconf_selections");
+        let mut told = answers.map_or_else(Vec::new, |it| not_text(it, "apt.debconf_selections", |_| true));
+        for key in ["primary", "security"] {
+            let lacking = items(apt, key).iter().enumerate().filter(|(_, mirror)| mirror.get("arches").is_none());
+            told.extend(lacking.map(|(index, mirror)| {
+                let message = "the key `arches` is missing; write `arches: [default]` for all";
+                mirror.diagnostic(Severity::Warning, &format!("apt.{key}[{index}]"), message)
+            }));
+        }
+        told
+    }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
         let context = &*context;

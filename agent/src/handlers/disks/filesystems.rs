@@ -1,6 +1,6 @@
 //! New file systems, and swap areas.
 
-use kiln_schema::yaml::Argv;
+use kiln_schema::yaml::{self, Argv};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -25,7 +25,7 @@ pub struct Filesystem {
     filesystem: Option<String>,
     /// The partition's number. `any`, as without the key: the first that is free, unless one has such a
     /// file system; `auto`: one with the label too. `none`: the disk itself.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "yaml::tolerant")]
     partition: Option<String>,
     /// Make it even if the device holds something.
     #[serde(default)]
@@ -34,7 +34,7 @@ pub struct Filesystem {
     #[serde(default)]
     replace_fs: Option<String>,
     /// More arguments for mkfs.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "yaml::tolerant")]
     extra_opts: Vec<String>,
     /// The command in place of mkfs, with `%(label)s`, `%(filesystem)s` and `%(device)s` filled in.
     #[serde(default)]

@@ -1,8 +1,8 @@
 //! Partitions that grow to the end of their disk.
 
-use kiln_schema::diagnostic::{Diagnostic, Severity};
+use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::{self, Each, Node, Value, scalar};
+use kiln_schema::yaml::{Each, Node, scalar};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -62,13 +62,7 @@ impl Handler for Growpart {
     fn check(config: &Node) -> Vec<Diagnostic> {
         let mode = config.get("growpart").and_then(|keys| keys.get("mode"));
         let words = ["auto", "growpart", "gpart", "off", "false", "no"];
-        let quoted = |node: &Node| match &node.value {
-            Value::Scalar(word) if !word.plain && ["false", "no"].contains(&word.text.as_str()) => {
-                Some(node.diagnostic(Severity::Warning, "growpart.mode", yaml::QUOTED))
-            }
-            _ => None,
-        };
-        mode.and_then(|node| check::word(node, "growpart.mode", &words).or_else(|| quoted(node))).into_iter().collect()
+        mode.and_then(|node| check::word(node, "growpart.mode", &words)).into_iter().collect()
     }
 
     fn run(config: &Config, context: &mut Context) -> Handled {

@@ -3,7 +3,7 @@
 use kiln_schema::Severity;
 use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::Stage;
-use kiln_schema::yaml::{Each, Node, Value};
+use kiln_schema::yaml::{Each, Maybe, Node, Value};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -32,7 +32,7 @@ pub struct Config {
     /// A field that is null or lacks has its default. Without a mount point the device is not mounted.
     mounts: Each<Vec<Option<String>>>,
     /// The six defaults; null, null, `auto`, options with `nofail`, 0 and 2 without the key.
-    mount_default_fields: Option<Vec<Option<String>>>,
+    mount_default_fields: Option<Vec<Maybe<String>>>,
     /// A swap file.
     swap: Option<Swap>,
     /// Names for disks, for `disk_setup`, `fs_setup` and `mounts`.
@@ -128,7 +128,8 @@ enum Resolved {
 /// The defaults of the six fields. `None` is text to YAML, and what cloud-init's own examples write for null.
 fn defaults(config: &Config) -> [Option<String>; 6] {
     let own = [None, None, Some("auto"), Some(OPTIONS), Some("0"), Some("2")].map(|field| field.map(str::to_owned));
-    let given = config.mount_default_fields.clone().and_then(|fields| <[Option<String>; 6]>::try_from(fields).ok());
+    let given = config.mount_default_fields.iter().flatten().map(|field| field.0.clone()).collect::<Vec<_>>();
+    let given = <[Option<String>; 6]>::try_from(given).ok();
     given.map_or(own, |fields| fields.map(|field| field.filter(|text| text != "None")))
 }
 

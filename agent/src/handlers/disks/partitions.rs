@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use kiln_schema::yaml::{self, Spelled};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
@@ -95,14 +96,21 @@ impl<'de> Deserialize<'de> for Part {
             /// A lone percentage is a list of one to the reader.
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Part, A::Error> {
                 let share: Option<f64> = seq.next_element()?;
-                let kind: Option<String> = seq.next_element()?;
+                let kind: Option<Spelled> = seq.next_element()?;
                 match (share, seq.next_element::<String>()?) {
-                    (Some(share), None) => Ok(Part(share, kind)),
+                    (Some(share), None) => Ok(Part(share, kind.map(|kind| kind.0))),
                     _ => Err(de::Error::invalid_length(0, &self)),
                 }
             }
         }
-        deserializer.deserialize_seq(Pair)
+        // A lone share is no mistake.
+        struct Read(Part);
+        impl<'de> Deserialize<'de> for Read {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_seq(Pair).map(Read)
+            }
+        }
+        yaml::tolerant(deserializer).map(|Read(part)| part)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::{Node, scalar};
+use kiln_schema::yaml::{self, Node, scalar};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
@@ -29,6 +29,7 @@ pub struct ResizeFs;
 pub struct Config {
     /// True, as without the key: the file system at / fills its disk. `noblock`: so it does beside the
     /// rest of the boot. False: it stays as it is.
+    #[serde(deserialize_with = "yaml::tolerant")]
     #[schemars(extend("type" = ["boolean", "string", "null"]))]
     resize_rootfs: Option<String>,
 }

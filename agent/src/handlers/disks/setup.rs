@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::super::edit::{Pairs, must};
+use super::super::tools::not_text;
 use super::super::{Failure, Frequency, Handled, Handler, items, reason_of};
 use super::filesystems::{self, Filesystem};
 use super::partitions::{self, Disk};
@@ -55,7 +56,13 @@ impl Handler for DiskSetup {
             let message = format!("expected a mapping of disks, found {}", node.kind());
             node.diagnostic(Severity::Error, "disk_setup", message)
         });
-        shape.into_iter().chain(disks).chain(systems).collect()
+        let aliases = config.get("device_aliases").map_or_else(Vec::new, |it| not_text(it, "device_aliases", |_| true));
+        let numbers = items(config, "fs_setup").iter().enumerate().filter_map(|(index, item)| {
+            let number = item.get("partition").filter(|node| node.kind() == "a number")?;
+            let message = "a number, which works here and which cloud-init's schema refuses";
+            Some(number.diagnostic(Severity::Warning, &format!("fs_setup[{index}].partition"), message))
+        });
+        shape.into_iter().chain(disks).chain(systems).chain(aliases).chain(numbers).collect()
     }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
@@ -81,7 +88,7 @@ fn disks(config: &Node) -> &[yaml::Entry] {
 
 /// What is wrong with an entry before there is a disk.
 fn findings<T: DeserializeOwned>(node: &Node, path: &str, check: fn(&T) -> Result<(), Failure>) -> Vec<Diagnostic> {
-    let yaml::Checked { value, mut diagnostics } = yaml::read::<T>(node, path);
+    let yaml::Checked { value, mut diagnostics } = yaml::read_portable::<T>(node, path);
     let failure = value.and_then(|value| check(&value).err());
     diagnostics.extend(failure.map(|failure| node.diagnostic(Severity::Error, path, failure.message)));
     diagnostics
@@ -230,7 +237,10 @@ mod tests {
             ("disk_setup: {/dev/a: {table_type: apm}}", "table_type: `apm` is none of"),
             ("fs_setup: [{device: sdb, filesystem: ext4, partition: two}]", "fs_setup[0]: partition: `two` is none"),
             ("fs_setup: [{device: sdb}]", "neither `filesystem` nor `cmd`"),
-            ("disk_setup: {/dev/a: {layout: [50, 50]}}\nfs_setup: [{device: a.1, filesystem: xfs, partition: 1}]", ""),
+            (
+                "disk_setup: {/dev/a: {layout: [50, 50]}}\nfs_setup: [{device: a.1, filesystem: xfs, partition: any}]",
+                "",
+            ),
         ] {
             let (config, _) = yaml::parse("x", document).unwrap();
             let found: String = DiskSetup::check(&config).iter().map(ToString::to_string).collect();

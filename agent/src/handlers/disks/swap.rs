@@ -2,7 +2,7 @@
 
 use kiln_schema::Severity;
 use kiln_schema::diagnostic::Diagnostic;
-use kiln_schema::yaml::{Node, Value, scalar};
+use kiln_schema::yaml::{self, Node, Value, scalar};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -24,9 +24,11 @@ pub struct Swap {
     /// Its path; /swap.img without the key.
     filename: Option<String>,
     /// Bytes, a number with K, M, G or T, or `auto`: by memory and free space. Without the key there is none.
+    #[serde(deserialize_with = "yaml::tolerant")]
     #[schemars(extend("type" = ["string", "integer", "null"]))]
     size: Option<String>,
     /// The most that `auto` gives it.
+    #[serde(deserialize_with = "yaml::tolerant")]
     #[schemars(extend("type" = ["string", "integer", "null"]))]
     maxsize: Option<String>,
 }
@@ -43,6 +45,10 @@ pub fn check(node: &Node) -> Vec<Diagnostic> {
             Err(why) => Some(node.diagnostic(Severity::Error, &path, why)),
             Ok(_) if text.text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len() + 1 < text.text.len() => {
                 let message = "other readers know units of one letter; write it so, such as 512M";
+                Some(node.diagnostic(Severity::Warning, &path, message))
+            }
+            Ok(_) if node.kind() == "text" && text.text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                let message = "text that is taken for a number; take the quotes away";
                 Some(node.diagnostic(Severity::Warning, &path, message))
             }
             Ok(_) => None,
@@ -187,11 +193,11 @@ mod tests {
 
     #[test]
     fn sizes_that_are_none_are_told_before_the_boot() {
-        let (config, _) = kiln_schema::yaml::parse("x", "{size: 1.5MT, maxsize: auto}").unwrap();
+        let (config, _) = yaml::parse("x", "{size: 1.5MT, maxsize: auto}").unwrap();
         let told: Vec<String> = check(&config).iter().map(ToString::to_string).collect();
         assert!(told[0].starts_with("x:1:8: error: swap.size: ") && told[1].contains("swap.maxsize: "), "{told:?}");
         for fine in ["{size: auto, maxsize: 1G}", "{size: off}", "{size: ~}", "{}", "x"] {
-            let (config, _) = kiln_schema::yaml::parse("x", fine).unwrap();
+            let (config, _) = yaml::parse("x", fine).unwrap();
             assert!(check(&config).is_empty(), "{fine}");
         }
     }

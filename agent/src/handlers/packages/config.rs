@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use kiln_schema::yaml::Each;
+use kiln_schema::yaml::{Each, STRUCT_OR_LIST};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -57,10 +57,6 @@ impl<'de> Deserialize<'de> for Packages {
                 Ok(Packages(vec![Wanted { manager: None, name: name.to_owned(), version: None }]))
             }
 
-            fn visit_u64<E: de::Error>(self, name: u64) -> Result<Packages, E> {
-                self.visit_str(&name.to_string())
-            }
-
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Packages, A::Error> {
                 let mut words = Vec::new();
                 while let Some(word) = seq.next_element::<String>()? {
@@ -82,7 +78,7 @@ impl<'de> Deserialize<'de> for Packages {
                 Ok(Packages(all))
             }
         }
-        deserializer.deserialize_any(Entry)
+        deserializer.deserialize_struct(STRUCT_OR_LIST, &[], Entry)
     }
 }
 

@@ -50,7 +50,6 @@ pub struct Settings {
     /// cloud-init's name for `run_on_boot`.
     exec: Option<bool>,
     /// Arguments in place of the agent's own `--onetime --no-daemonize …`, or more of them for `mode: apply`.
-    #[serde(deserialize_with = "yaml::tolerant")]
     pub exec_args: Each<String>,
     /// Enable and start puppet's daemon after the run; without the key it is left as the image has it.
     pub start_service: Option<bool>,

@@ -7,7 +7,7 @@ use kiln_schema::status::{Reason, Stage};
 use kiln_schema::yaml::{self, Node};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
 use super::edit::put;
 use super::tools::{Steps, mode_of, not_text, put_secret, run_to_end, systemctl};
@@ -39,9 +39,9 @@ struct Keys {
     config_dir: Option<String>,
     /// Its settings, for the file `minion` of that folder. With `file_client: local` the states are applied at once
     /// and no service runs.
-    conf: Option<Json>,
+    conf: Option<Map<String, Json>>,
     /// What it tells of itself, for the file `grains` of that folder.
-    grains: Option<Json>,
+    grains: Option<Map<String, Json>>,
     /// Its public key; with the private one only.
     public_key: Option<String>,
     /// Its private key; with the public one only.
@@ -78,7 +78,7 @@ impl Handler for SaltMinion {
         let mut changed = Vec::new();
         for (name, value) in [("minion", &keys.conf), ("grains", &keys.grains)] {
             let Some(value) = value else { continue };
-            let text = document::of(value);
+            let text = document::of(&Json::Object(value.clone()));
             let path = format!("{folder}/{name}");
             let outcome = put(&context.system, &path, &text, mode_of(&text)).map_err(Failure::from);
             if matches!(outcome, Ok(true)) {
@@ -87,7 +87,7 @@ impl Handler for SaltMinion {
             steps.add(if name == "minion" { "conf" } else { name }, outcome.map(drop));
         }
         steps.add("private_key", put_keys(keys, folder, context));
-        let local = keys.conf.as_ref().is_some_and(|conf| conf["file_client"] == "local");
+        let local = keys.conf.as_ref().and_then(|conf| conf.get("file_client")).is_some_and(|kind| kind == "local");
         let detail = json!({"package": package, "changed": changed, "masterless": local});
         if !installed {
             return steps.finish(detail);

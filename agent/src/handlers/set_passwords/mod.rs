@@ -9,7 +9,7 @@ mod sshd;
 
 use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::status::{Reason, Stage};
-use kiln_schema::yaml::Node;
+use kiln_schema::yaml::{Node, Value};
 use serde_json::{Value as Json, json};
 
 pub use config::{Config, one_line, stored_form};
@@ -58,7 +58,13 @@ impl Handler for SetPasswords {
             };
             Some(user.diagnostic(Severity::Warning, &format!("chpasswd.users[{index}]"), message))
         });
-        told.collect()
+        let lines = config.get("chpasswd").map_or(&[][..], |keys| items(keys, "list"));
+        let lines = lines.iter().filter(|node| match &node.value {
+            Value::Scalar(scalar) => scalar.text.lines().any(|line| !line.trim().is_empty() && !line.contains(':')),
+            _ => false,
+        });
+        let message = "a line here is `user:password`, and this has no `:`";
+        told.chain(lines.map(|node| node.diagnostic(Severity::Warning, "chpasswd.list", message))).collect()
     }
 
     fn run(config: &Config, context: &mut Context) -> Handled {

@@ -206,19 +206,18 @@ impl<'de> Deserialize<'de> for Groups {
                 Ok(Groups(split(names).map(|name| (name, Vec::new())).collect()))
             }
 
-            fn visit_u64<E: de::Error>(self, name: u64) -> Result<Groups, E> {
-                self.visit_str(&name.to_string())
-            }
-
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Groups, A::Error> {
                 let mut groups = Vec::new();
-                while let Some((name, members)) = map.next_entry::<String, Members>()? {
-                    groups.push((name, members.0.iter().flat_map(|names| split(names)).collect()));
+                while let Some((name, members)) = map.next_entry::<String, Option<Members>>()? {
+                    groups.push((
+                        name,
+                        members.iter().flat_map(|members| &members.0).flat_map(|names| split(names)).collect(),
+                    ));
                 }
                 Ok(Groups(groups))
             }
         }
-        deserializer.deserialize_any(NameOrMembers)
+        deserializer.deserialize_struct(yaml::STRUCT_OR_LIST, &[], NameOrMembers)
     }
 }
 
@@ -238,7 +237,17 @@ impl JsonSchema for Groups {
 /// # Errors
 /// That it is none of these.
 pub fn rules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
-    let rules: Option<Vec<Spelled>> = yaml::tolerant(deserializer)?;
+    struct Rule(String);
+    impl<'de> Deserialize<'de> for Rule {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let Spelled(rule) = Spelled::deserialize(deserializer)?;
+            if rule.parse::<f64>().is_ok() {
+                return Err(de::Error::custom("a number is no rule of sudo; write one such as ALL=(ALL) NOPASSWD:ALL"));
+            }
+            Ok(Rule(rule))
+        }
+    }
+    let rules: Option<Vec<Rule>> = yaml::tolerant(deserializer)?;
     Ok(rules.map(|rules| rules.into_iter().map(|rule| rule.0).collect()))
 }
 
@@ -256,11 +265,10 @@ pub fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<St
         }
 
         fn visit_str<E: de::Error>(self, names: &str) -> Result<Self::Value, E> {
+            if scalar::boolean(names).is_some() {
+                return Err(de::Error::custom("expected names of groups (text with commas, or a list)"));
+            }
             Ok(Some(vec![names.to_owned()]))
-        }
-
-        fn visit_u64<E: de::Error>(self, name: u64) -> Result<Self::Value, E> {
-            self.visit_str(&name.to_string())
         }
 
         fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
@@ -279,7 +287,7 @@ pub fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<St
             Ok(Some(names))
         }
     }
-    deserializer.deserialize_any(Names)
+    deserializer.deserialize_struct(yaml::STRUCT_OR_LIST, &[], Names)
 }
 
 /// A list, or what stands for a list of one: text, and false for no sudo rules.

@@ -8,7 +8,10 @@ mod sudo;
 
 use std::time::Duration;
 
+use kiln_schema::Severity;
+use kiln_schema::diagnostic::Diagnostic;
 use kiln_schema::status::{Reason, Stage};
+use kiln_schema::yaml::{Node, Value};
 use serde_json::json;
 
 use config::UserKeys;
@@ -58,6 +61,35 @@ impl Handler for Users {
     const TIMEOUT: Duration = Duration::from_secs(120);
     const ALWAYS: bool = true;
     type Config = Config;
+
+    fn check(config: &Node) -> Vec<Diagnostic> {
+        let users = items(config, "users").iter().enumerate().map(|(index, user)| (user, format!("users[{index}]")));
+        let user = config.get("user").into_iter().map(|user| (user, "user".to_owned()));
+        let mut told = Vec::new();
+        let list = config.get("user").filter(|user| matches!(user.value, Value::List(_)));
+        told.extend(list.map(|it| {
+            it.diagnostic(
+                Severity::Warning,
+                "user",
+                "a name or a mapping is expected here; for several users there is `users`",
+            )
+        }));
+        for (user, path) in users.chain(user) {
+            let redirect = ["ssh_redirect_user", "ssh-redirect-user"].iter().find_map(|key| user.get(key));
+            let redirect = redirect.filter(|node| !node.is_null() && node.kind() != "a boolean");
+            told.extend(redirect.map(|node| {
+                let message = "true or false is expected here; `default` is taken for true";
+                node.diagnostic(Severity::Warning, &format!("{path}.ssh_redirect_user"), message)
+            }));
+            let groups =
+                user.get("groups").map_or(&[][..], Node::entries).iter().filter(|entry| !entry.value.is_null());
+            told.extend(groups.map(|entry| {
+                let message = "of a group only the name is read here; write `groups` as a list of names";
+                entry.place.diagnostic(Severity::Warning, &format!("{path}.groups.{}", entry.key), message)
+            }));
+        }
+        told
+    }
 
     fn run(config: &Config, context: &mut Context) -> Handled {
         let context = &*context;
