@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use aws_sdk_ec2::error::ProvideErrorMetadata;
 use aws_sdk_ec2::types::{
-    LaunchTemplateTagSpecificationRequest, RequestLaunchTemplateData, ResourceType, Tag, TagSpecification,
+    LaunchTemplate, LaunchTemplateTagSpecificationRequest, RequestLaunchTemplateData, ResourceType, Tag,
+    TagSpecification,
 };
 
 use super::ec2::Ec2;
@@ -31,11 +32,27 @@ pub trait Leases {
     /// Who has a name.
     fn held(&self, name: &str) -> impl Future<Output = Result<Option<Held>, Error>>;
 
+    /// The names that holders with this tag have.
+    fn held_with(&self, tag: (&str, &str)) -> impl Future<Output = Result<Vec<Held>, Error>>;
+
     /// Says something new of oneself.
     fn renew(&self, id: &str, tag: (&str, &str)) -> impl Future<Output = Result<(), Error>>;
 
     /// Lets a name go. It is no error when it has gone already.
     fn release(&self, id: &str) -> impl Future<Output = Result<(), Error>>;
+}
+
+impl Ec2 {
+    async fn templates(&self, by: &str, value: &str) -> Result<Vec<Held>, Error> {
+        let found = self.client.describe_launch_templates().filters(filter(by, &[value])).send().await;
+        let found = found.map_err(|error| self.error("DescribeLaunchTemplates", &error))?;
+        let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
+        let held = |template: &LaunchTemplate| Held {
+            id: text(template.launch_template_id()),
+            tags: template.tags().iter().map(|tag| (text(tag.key()), text(tag.value()))).collect(),
+        };
+        Ok(found.launch_templates().iter().map(held).collect())
+    }
 }
 
 impl Leases for Ec2 {
@@ -59,15 +76,11 @@ impl Leases for Ec2 {
 
     async fn held(&self, name: &str) -> Result<Option<Held>, Error> {
         // By filter: asked for by name, a template that is not there is an error.
-        let call = self.client.describe_launch_templates().filters(filter("launch-template-name", &[name]));
-        let found = call.send().await.map_err(|error| self.error("DescribeLaunchTemplates", &error))?;
-        Ok(found.launch_templates().iter().find(|template| template.launch_template_name() == Some(name)).map(
-            |template| {
-                let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
-                let tags = template.tags().iter().map(|tag| (text(tag.key()), text(tag.value()))).collect();
-                Held { id: text(template.launch_template_id()), tags }
-            },
-        ))
+        Ok(self.templates("launch-template-name", name).await?.into_iter().next())
+    }
+
+    async fn held_with(&self, (key, value): (&str, &str)) -> Result<Vec<Held>, Error> {
+        self.templates(&format!("tag:{key}"), value).await
     }
 
     async fn renew(&self, id: &str, tag: (&str, &str)) -> Result<(), Error> {

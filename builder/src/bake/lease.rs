@@ -17,6 +17,7 @@ use super::{Error, leftovers, recover};
 use crate::aws::{self, Held, Leases, Run};
 use crate::images::Recipe;
 use crate::images::names::RunId;
+use crate::packer::RUN_TAG;
 
 /// How often the holder gives a sign of life.
 const RENEW: Duration = Duration::from_secs(15);
@@ -26,7 +27,7 @@ const DEAD: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(2);
 
 /// Tags by which a holder is known.
-const RUN: &str = "kiln_run";
+const RUN: &str = RUN_TAG;
 const NAME: &str = "image_name";
 const HOST: &str = "host";
 const BOOT: &str = "boot";

@@ -9,11 +9,11 @@ use super::progress::Progress;
 use super::session::Session;
 use super::site::Site;
 use super::{Error, leftovers, report, watch};
-use crate::aws::{self, FindImages, ImageQuery, Run};
+use crate::aws::{self, FindImages, ImageQuery, Leases, Run};
 use crate::images::base;
 use crate::journal::Entry;
-use crate::packer::events;
 use crate::packer::template::files as names;
+use crate::packer::{RUN_TAG, events};
 use crate::system::files;
 use crate::system::process::{self, CLEAN_UP};
 
@@ -51,6 +51,10 @@ async fn settle(site: &Site, entry: &Entry) -> (Option<String>, String) {
     let left = leftovers::remove(&site.ec2, run, kept).await;
     if left.iter().any(|sentence| !sentence.ends_with(leftovers::REMOVED)) {
         return (None, left.join("; "));
+    }
+    // Its lease would be waited out by others.
+    for held in site.ec2.held_with((RUN_TAG, &entry.run)).await.unwrap_or_default() {
+        let _ = site.ec2.release(&held.id).await;
     }
     let _ = files::remove_dir(&work);
     let mut told = left;
