@@ -6,6 +6,7 @@ mod apt;
 mod boot;
 mod disks;
 mod empty_root;
+mod factory;
 mod gate;
 mod labs;
 mod phone_home;
