@@ -5,5 +5,6 @@ pub mod bake;
 pub mod cli;
 pub mod deb;
 pub mod images;
+pub mod journal;
 pub mod packer;
 pub mod system;

@@ -32,7 +32,12 @@ fn kiln(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(KILN);
     command.args(arguments).current_dir(folder).env_clear();
     command.envs([("PATH", "/usr/bin:/bin"), ("HOME", "/nonexistent"), ("AWS_EC2_METADATA_DISABLED", "true")]);
-    command.envs([("KILN_LAB", "no-such-lab"), ("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x")]);
+    command.envs([
+        ("KILN_LAB", "no-such-lab"),
+        ("KILN_STATE_DIR", ".state"),
+        ("AWS_ACCESS_KEY_ID", "x"),
+        ("AWS_SECRET_ACCESS_KEY", "x"),
+    ]);
     command
 }
 

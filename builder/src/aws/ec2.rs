@@ -12,12 +12,14 @@ use aws_sdk_ec2::types::{Filter, Image, Tag};
 use super::{Ami, Error, FindImages, ImageQuery, Reap, Run, Thing};
 use crate::packer::RUN_TAG;
 
+/// How long an image may take to become available: a large volume's snapshot takes that long.
+const AVAILABLE: Duration = Duration::from_secs(3600);
 /// How long an instance may take to be gone.
 const TERMINATION: Duration = Duration::from_secs(300);
 
 /// One region of EC2.
 pub struct Ec2 {
-    client: Client,
+    pub(super) client: Client,
     at: String,
 }
 
@@ -57,7 +59,20 @@ impl Ec2 {
         sent.map(drop).map_err(|error| self.error("CreateTags", &error))
     }
 
-    fn error<E, R>(&self, call: &'static str, error: &SdkError<E, R>) -> Error
+    /// Waits until an image is available.
+    ///
+    /// # Errors
+    /// When it fails, is taken away, or takes more than an hour.
+    pub async fn until_available(&self, id: &str) -> Result<(), Error> {
+        let waited = self.client.wait_until_image_available().image_ids(id).wait(AVAILABLE).await;
+        waited.map(drop).map_err(|error| Error {
+            call: "DescribeImages",
+            at: self.at.clone(),
+            reason: format!("{id} does not become available: {}", plain(&DisplayErrorContext(error).to_string())),
+        })
+    }
+
+    pub(super) fn error<E, R>(&self, call: &'static str, error: &SdkError<E, R>) -> Error
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
         R: std::fmt::Debug + 'static,
@@ -81,7 +96,7 @@ fn plain(context: &str) -> String {
     text.to_owned()
 }
 
-fn filter(name: &str, values: &[impl AsRef<str>]) -> Filter {
+pub(super) fn filter(name: &str, values: &[impl AsRef<str>]) -> Filter {
     let values = values.iter().map(|value| value.as_ref().to_owned()).collect();
     Filter::builder().name(name).set_values(Some(values)).build()
 }

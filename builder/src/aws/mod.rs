@@ -1,11 +1,14 @@
 //! The only AWS calls of the builder: a small trait per need, and [`Ec2`], which answers them all.
 
 mod ec2;
+mod lease;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 pub use ec2::Ec2;
+use ec2::filter;
+pub use lease::{Held, Leases};
 
 /// An image as the API describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

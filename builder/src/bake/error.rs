@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::aws;
 use crate::images::{self, base};
+use crate::journal;
 use crate::packer::version;
 
 /// Why a bake did not start, or gave no image.
@@ -16,6 +17,9 @@ pub enum Error {
     /// The base.
     #[error(transparent)]
     Base(#[from] base::Error),
+    /// The journal of bakes.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
     /// The API.
     #[error(transparent)]
     Api(#[from] aws::Error),

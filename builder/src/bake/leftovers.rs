@@ -1,19 +1,18 @@
 //! What a failed bake left in the cloud, found by the API and removed.
 
-use super::site::Site;
 use crate::aws::{Reap, Run, Thing};
 use crate::packer::RUN_TAG;
 
-/// Looks for everything of this run and removes it. The answer has a sentence for each thing, and for
-/// what could not be looked for: none means that the API says that nothing is left.
-pub async fn remove(site: &Site, run: Run<'_>) -> Vec<String> {
-    reap(&site.ec2, run).await
-}
+/// The end of a sentence on something that is gone.
+pub const REMOVED: &str = "kiln removed it";
 
-async fn reap(api: &impl Reap, run: Run<'_>) -> Vec<String> {
+/// Looks for everything of this run and removes it, but for an image that is to stay. The answer has a sentence for each thing, and for
+/// what could not be looked for: none means that the API says that nothing is left.
+pub async fn remove(api: &impl Reap, run: Run<'_>, keep: Option<&str>) -> Vec<String> {
     let mut told = Vec::new();
     match api.of_run(run).await {
         Ok(mut things) => {
+            things.retain(|thing| !matches!(thing, Thing::Image(id, _) if Some(id.as_str()) == keep));
             // An instance holds its security group, and its key pair is of use as long as it is there.
             things.sort_by_key(|thing| match thing {
                 Thing::Instance(_) => 0,
@@ -23,7 +22,7 @@ async fn reap(api: &impl Reap, run: Run<'_>) -> Vec<String> {
             });
             for thing in things {
                 told.push(match api.remove(&thing).await {
-                    Ok(()) => format!("packer left {thing} behind; kiln removed it"),
+                    Ok(()) => format!("packer left {thing} behind; {REMOVED}"),
                     Err(error) => format!("packer left {thing} behind, and it is still there: {error}"),
                 });
             }
@@ -69,7 +68,7 @@ mod tests {
     fn told(things: Result<Vec<Thing>, ()>) -> (Vec<String>, Vec<String>) {
         let run = Run { id: "run", image_name: "name", security_group: None };
         let cloud = Cloud { things, removed: RefCell::default() };
-        let told = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(reap(&cloud, run));
+        let told = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(remove(&cloud, run, None));
         (told, cloud.removed.into_inner())
     }
 

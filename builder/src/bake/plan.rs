@@ -3,18 +3,28 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
-
 use super::site::Site;
 use super::userdata::{Documents, documents};
 use super::{Error, Request, steps};
 use crate::aws::Ami;
-use crate::images::inputs::BakeKey;
-use crate::images::names::{self, Circumstances};
-use crate::images::{Kilnfile, Recipe, base};
+use crate::images::inputs::{Content, Inputs};
+use crate::images::names::{self, Circumstances, RunId};
+use crate::images::{Input, Kilnfile, Recipe, base};
 use crate::packer::template::{Machine, Template, manifest};
-use crate::packer::version;
 use crate::system::tools::Tool;
+
+/// What holds for every image of one command.
+#[derive(Clone, Copy)]
+pub struct Given<'a> {
+    /// The checked kiln.yaml.
+    pub file: &'a Kilnfile,
+    /// What is asked for.
+    pub request: &'a Request,
+    /// Where it happens.
+    pub site: &'a Site,
+    /// The version of packer.
+    pub packer: &'a str,
+}
 
 /// A bake with all its inputs known.
 pub struct Plan {
@@ -22,14 +32,14 @@ pub struct Plan {
     pub recipe: Recipe,
     /// The image to start from.
     pub base: Ami,
-    /// The full name of the new image.
-    pub name: String,
-    /// The id of this run: a tag on all it makes, and the key pair's name.
-    pub run: String,
-    /// When it was made: `20261124T134418Z`.
-    pub timestamp: String,
+    /// This try.
+    pub run: RunId,
     /// The package of the agent; none where the base's own is to stay.
     pub agent_deb: Option<PathBuf>,
+    /// Everything that goes into the image.
+    pub inputs: Inputs,
+    /// The tags of the new image, but the one that says that it passed.
+    pub tags: Vec<(&'static str, String)>,
     /// What the agent is told.
     pub documents: Documents,
     /// What packer is told.
@@ -37,32 +47,33 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Resolves base and inputs.
+    /// Resolves base and inputs. `base` is the image to build on where that is known already.
     ///
     /// # Errors
-    /// When packer or the base is missing, an input cannot be read, or there is no agent to install.
-    pub async fn make(file: &Kilnfile, request: &Request, recipe: &Recipe, site: &Site) -> Result<Plan, Error> {
-        let packer = version::probe()?;
-        let base = base::resolve(&site.ec2, recipe).await?;
+    /// When the base is missing, an input cannot be read, or there is no agent to install.
+    pub async fn make(given: Given<'_>, recipe: &Recipe, base: Option<Ami>, run: RunId) -> Result<Plan, Error> {
+        let Given { file, request, site, packer } = given;
+        let base = match base {
+            Some(base) => base,
+            None => base::resolve(&site.ec2, recipe).await?,
+        };
         let base_has_agent = base.tags.contains_key(base::KEY_TAG);
         let agent_deb = agent_deb(file, request, recipe, base_has_agent)?;
         let documents = documents(recipe, base_has_agent);
-        let timestamp = Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
-        let name = names::name(recipe, &timestamp).map_err(Error::Name)?;
-        let run = format!("kiln-{}-{timestamp}-{:x}", recipe.name, std::process::id());
+        let inputs = inputs(recipe, &base, agent_deb.as_deref(), &documents, packer)?;
         let bake = Circumstances {
-            bake_key: bake_key(recipe, &base, agent_deb.as_deref(), &documents, &packer)?,
+            inputs: inputs.clone(),
             host: nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
             user: user(),
             git_revision: git_revision(&file.folder),
-            timestamp: timestamp.clone(),
         };
+        let tags = names::tags(recipe, &base, &bake);
         let machine = Machine {
             image: recipe.name.clone(),
-            name: name.clone(),
+            name: run.image_name.clone(),
             description: names::description(recipe, &base),
-            tags: names::tags(recipe, &base, &bake),
-            run: run.clone(),
+            tags: tags.clone(),
+            run: run.id.clone(),
             region: site.region.clone(),
             api: site.api.clone(),
             base: base.id.clone(),
@@ -74,7 +85,19 @@ impl Plan {
             provisioners: steps::provisioners(&machine, recipe),
             post_processors: [manifest()],
         };
-        Ok(Plan { recipe: recipe.clone(), base, name, run, timestamp, agent_deb, documents, template })
+        Ok(Plan { recipe: recipe.clone(), base, run, agent_deb, inputs, tags, documents, template })
+    }
+
+    /// The image that has just been made, as the API will describe it.
+    pub fn image(&self, id: String) -> Ami {
+        Ami {
+            id,
+            name: self.run.image_name.clone(),
+            arch: self.recipe.arch.name().to_owned(),
+            created: jiff::Timestamp::now().to_string(),
+            tags: self.tags.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect(),
+            snapshots: Vec::new(),
+        }
     }
 
     /// The template as packer gets it.
@@ -128,30 +151,46 @@ fn newest_deb(folder: &Path, suffix: &str) -> Option<PathBuf> {
     debs.max_by_key(|entry| entry.metadata().and_then(|about| about.modified()).ok()).map(|entry| entry.path())
 }
 
-fn bake_key(
+/// Everything that goes into the image, by the names that a person is told when one changes.
+fn inputs(
     recipe: &Recipe,
     base: &Ami,
     agent_deb: Option<&Path>,
     documents: &Documents,
     packer: &str,
-) -> Result<String, Error> {
-    let mut key = BakeKey::default();
-    key.add("packer", packer.as_bytes());
-    key.add("base", base.id.as_bytes());
-    key.add("user-data", documents.user_data.as_bytes());
-    key.add("settings", documents.image.as_bytes());
-    key.add("bake", documents.bake.as_deref().unwrap_or_default().as_bytes());
-    steps::scripts().for_each(|(name, text)| key.add(name, text.as_bytes()));
-    key.add("environment", steps::environment(recipe).as_bytes());
-    let inputs = agent_deb.map(|path| ("agent", path, "")).into_iter();
-    let inputs = inputs.chain(recipe.files.iter().map(|f| ("file", f.source.path.as_path(), f.destination.as_str())));
-    let inputs = inputs.chain(recipe.provision.iter().map(|script| ("script", script.path.as_path(), "")));
-    let inputs = inputs.chain(recipe.tests.iter().map(|test| ("test", test.path.as_path(), "")));
-    for (kind, path, destination) in inputs {
-        key.add(kind, destination.as_bytes());
-        key.add_path(kind, path).map_err(|error| Error::file(path.display(), error))?;
+) -> Result<Inputs, Error> {
+    let paths = |label: &str, inputs: &[Input]| {
+        let mut content = Content::default();
+        inputs.iter().try_for_each(|input| add_path(&mut content, label, &input.path)).map(|()| content)
+    };
+    let mut inputs = Inputs::default();
+    inputs.put("base", Content::of(base.id.as_bytes()));
+    let mut agent = Content::default();
+    agent_deb.map_or(Ok(()), |deb| add_path(&mut agent, "deb", deb))?;
+    inputs.put("agent", agent);
+    inputs.put("packer", Content::of(packer.as_bytes()));
+    let mut user_data = Content::of(documents.user_data.as_bytes());
+    user_data.add("bake", documents.bake.as_deref().unwrap_or_default().as_bytes());
+    inputs.put("user-data", user_data);
+    let mut settings = Content::of(documents.image.as_bytes());
+    settings.add("environment", steps::environment(recipe).as_bytes());
+    inputs.put("settings", settings);
+    let mut kiln = Content::default();
+    steps::scripts().for_each(|(name, text)| kiln.add(name, text.as_bytes()));
+    inputs.put("kiln", kiln);
+    inputs.put("scripts", paths("script", &recipe.provision)?);
+    let mut files = Content::default();
+    for file in &recipe.files {
+        files.add("to", file.destination.as_bytes());
+        add_path(&mut files, "file", &file.source.path)?;
     }
-    Ok(key.finish())
+    inputs.put("files", files);
+    inputs.put("tests", paths("test", &recipe.tests)?);
+    Ok(inputs)
+}
+
+fn add_path(content: &mut Content, label: &str, path: &Path) -> Result<(), Error> {
+    content.add_path(label, path).map_err(|error| Error::file(path.display(), error))
 }
 
 /// Who runs this; under sudo, who called it.
@@ -177,9 +216,10 @@ mod apart;
 mod tests {
     use super::*;
     use crate::bake::stage::stage;
+    use crate::images::PlacedFile;
     use crate::images::names::tests::{circumstances, golden, recipe};
-    use crate::images::{Input, PlacedFile};
     use crate::packer::template::{Api, files};
+    use crate::packer::version;
     use crate::system::tools::present;
 
     /// A plan with one input of every kind.
@@ -212,10 +252,14 @@ mod tests {
         };
         Plan {
             base: golden(),
-            name: machine.name.clone(),
-            run: machine.run.clone(),
-            timestamp: "20261124T134418Z".into(),
+            run: RunId {
+                id: machine.run.clone(),
+                image_name: machine.name.clone(),
+                timestamp: "20261124T134418Z".into(),
+            },
             agent_deb: None,
+            inputs: Inputs::default(),
+            tags: machine.tags.clone(),
             documents: documents(&recipe, true),
             template: Template {
                 builders: [machine.builder()],

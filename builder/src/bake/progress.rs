@@ -5,6 +5,9 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::Error;
+use super::many::Summary;
+
 /// The parts of a bake, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
@@ -69,47 +72,83 @@ pub enum Format {
 }
 
 /// Says how far a bake is. A reader that went away is no reason to stop.
+#[derive(Clone, Debug)]
 pub struct Progress {
     format: Format,
     began: Instant,
-    out: Box<dyn Write>,
+    /// The image that is spoken of, as every event has it and as a line has it beside others.
+    image: String,
+    /// How wide the names of images are where several are baked; 0 for one alone.
+    width: usize,
 }
 
 impl Progress {
     /// On standard output, with time counted from now.
     pub fn new(format: Format) -> Progress {
-        Progress { format, began: Instant::now(), out: Box::new(io::stdout()) }
+        Progress { format, began: Instant::now(), image: String::new(), width: 0 }
+    }
+
+    /// Of one image, alone or among others with names at most `width` wide.
+    pub fn of(&self, image: &str, width: usize) -> Progress {
+        Progress { image: image.to_owned(), width, ..self.clone() }
     }
 
     /// A phase begins.
-    pub fn phase(&mut self, phase: Phase, detail: &str) {
+    pub fn phase(&self, phase: Phase, detail: &str) {
         self.line(phase.name(), detail, json!({"event": "phase", "phase": phase.name(), "detail": detail}));
     }
 
     /// Something new within a phase.
-    pub fn note(&mut self, phase: Phase, text: &str) {
+    pub fn note(&self, phase: Phase, text: &str) {
         self.line("", text, json!({"event": "note", "phase": phase.name(), "detail": text}));
     }
 
+    /// What the command itself has to say, before or beside its bakes.
+    pub fn say(&self, text: &str) {
+        self.line("", text, json!({"event": "note", "detail": text}));
+    }
+
     /// There is an image.
-    pub fn done(&mut self, id: &str, name: &str, report: &str) {
+    pub fn done(&self, id: &str, name: &str, report: &str) {
         let text = format!("{id} {name}");
         self.line("done", &text, json!({"event": "done", "image": id, "name": name, "report": report}));
     }
 
-    /// There is none. For a person the sentence goes where errors go, by whoever called.
-    pub fn failed(&mut self, error: &super::Error) {
-        if self.format == Format::Json {
-            let mut event = match error {
-                super::Error::Failed(failure) => json!({
-                    "event": "failed", "cause": failure.cause, "tail": failure.tail, "left": failure.left,
-                    "report": failure.report,
-                }),
-                other => json!({"event": "failed", "cause": other.to_string()}),
-            };
-            event["elapsed_ms"] = self.elapsed_ms();
-            let _ = writeln!(self.out, "{event}");
+    /// There was an image with the same inputs already.
+    pub fn reused(&self, id: &str, name: &str) {
+        let text = format!("{id} {name}: it has the same inputs");
+        self.line("unchanged", &text, json!({"event": "unchanged", "image": id, "name": name}));
+    }
+
+    /// Nothing was tried for this image, and why.
+    pub fn left_out(&self, why: &str) {
+        self.line("left out", why, json!({"event": "left out", "cause": why}));
+    }
+
+    /// How it went with several images.
+    pub fn summary(&self, summary: &Summary) {
+        let Summary { baked, unchanged, failed, left_out } = *summary;
+        let text = format!("{baked} baked, {unchanged} unchanged, {failed} failed, {left_out} left out");
+        let event = json!({
+            "event": "summary", "baked": baked, "unchanged": unchanged, "failed": failed, "left_out": left_out,
+        });
+        self.line("", &text, event);
+    }
+
+    /// There is none. For a person the sentence goes where errors go.
+    pub fn failed(&self, error: &Error) {
+        if self.format == Format::Text {
+            let _ = writeln!(io::stderr(), "kiln: {error}");
+            return;
         }
+        let event = match error {
+            Error::Failed(failure) => json!({
+                "event": "failed", "cause": failure.cause, "tail": failure.tail, "left": failure.left,
+                "report": failure.report,
+            }),
+            other => json!({"event": "failed", "cause": other.to_string()}),
+        };
+        self.line("", "", event);
     }
 
     /// The form in which this speaks.
@@ -121,18 +160,25 @@ impl Progress {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX).into()
     }
 
-    fn line(&mut self, word: &str, text: &str, mut event: Value) {
+    fn line(&self, word: &str, text: &str, mut event: Value) {
+        let mut out = io::stdout().lock();
         let _ = match self.format {
             Format::Text => {
                 let seconds = self.began.elapsed().as_secs_f64();
-                let line = format!("{seconds:>7.1} s  {word:<13} {text}");
-                writeln!(self.out, "{}", line.trim_end())
+                let image = match self.width {
+                    0 => String::new(),
+                    width => format!("{:<width$}  ", self.image),
+                };
+                writeln!(out, "{}", format!("{seconds:>7.1} s  {image}{word:<13} {text}").trim_end())
             }
             Format::Json => {
+                if !self.image.is_empty() {
+                    event["application"] = json!(self.image);
+                }
                 event["elapsed_ms"] = self.elapsed_ms();
-                writeln!(self.out, "{event}")
+                writeln!(out, "{event}")
             }
         };
-        let _ = self.out.flush();
+        let _ = out.flush();
     }
 }

@@ -10,6 +10,9 @@ use crate::packer::template::files as names;
 use crate::system::files;
 use crate::system::tools::Tool;
 
+/// The folder in the report that packer works in. It is there as long as packer is, for its owner alone.
+pub const WORK: &str = "work";
+
 /// The folder of a bake's report.
 pub fn folder(request: &Request, image: &str, timestamp: &str) -> PathBuf {
     let default = || PathBuf::from(format!("kiln-reports/{image}-{timestamp}"));

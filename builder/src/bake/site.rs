@@ -40,6 +40,15 @@ impl Site {
         Ok(site)
     }
 
+    /// API and region in one word, by which the journal tells places apart.
+    pub fn place(&self) -> String {
+        let api = match &self.api {
+            Api::Aws => "aws",
+            Api::Url(url) | Api::Lab(url) => url,
+        };
+        format!("{api} {}", self.region)
+    }
+
     fn remote(api: Api, ec2: Ec2) -> Site {
         Site { name: String::new(), region: String::new(), api, ec2, enter: vec![], environment: vec![] }
     }

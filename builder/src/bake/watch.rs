@@ -37,6 +37,12 @@ const MARK: &str = "::kiln ";
 /// Lines of the gate that say what it waits for.
 const GATE_NOTES: [&str; 2] = ["waiting for ", "testing: "];
 
+/// The security group that packer announces in an event of a build of this name.
+pub fn security_group(event: &Event, build: &str) -> Option<String> {
+    let Event::Say(line) = event else { return None };
+    Some(without_prefix(line, build).strip_prefix(SECURITY_GROUP)?.trim().to_owned())
+}
+
 /// What is known of a running packer.
 pub struct Watch {
     build: String,
@@ -79,7 +85,7 @@ impl Watch {
     }
 
     /// Takes in one event and says what is new.
-    pub fn see(&mut self, event: &Event, progress: &mut Progress) {
+    pub fn see(&mut self, event: &Event, progress: &Progress) {
         match event {
             Event::Image(region, id) => {
                 let image = (region.clone(), id.clone());
@@ -109,13 +115,13 @@ impl Watch {
 
     /// Nothing has come for a moment: what is waited for now is worth a line. A handler that is done
     /// at once is not.
-    pub fn silence(&mut self, progress: &mut Progress) {
+    pub fn silence(&mut self, progress: &Progress) {
         if let Some(waiting) = self.waiting.take() {
             progress.note(Phase::Gate, &waiting);
         }
     }
 
-    fn line(&mut self, line: &str, progress: &mut Progress) {
+    fn line(&mut self, line: &str, progress: &Progress) {
         let text = without_prefix(line, &self.build);
         if let Some(name) = text.strip_prefix(SECURITY_GROUP) {
             self.security_group = Some(name.trim().to_owned());
@@ -139,7 +145,7 @@ impl Watch {
         }
     }
 
-    fn marked(&mut self, text: &str, progress: &mut Progress) {
+    fn marked(&mut self, text: &str, progress: &Progress) {
         match text.split_once(' ').unwrap_or((text, "")) {
             ("phase", rest) => {
                 let (name, detail) = rest.split_once(' ').unwrap_or((rest, ""));
@@ -152,7 +158,7 @@ impl Watch {
         }
     }
 
-    fn enter(&mut self, phase: Phase, detail: &str, progress: &mut Progress) {
+    fn enter(&mut self, phase: Phase, detail: &str, progress: &Progress) {
         self.phase = Some(phase);
         self.waiting = None;
         if self.failed.is_none() {
@@ -180,8 +186,8 @@ mod tests {
 
     fn watch(lines: &[&str]) -> Watch {
         let mut watch = Watch::new("golden");
-        let mut progress = Progress::new(Format::Json);
-        lines.iter().flat_map(|line| parse(line)).for_each(|event| watch.see(&event, &mut progress));
+        let progress = Progress::new(Format::Json);
+        lines.iter().flat_map(|line| parse(line)).for_each(|event| watch.see(&event, &progress));
         watch
     }
 

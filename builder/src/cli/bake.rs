@@ -5,26 +5,43 @@ use std::process::ExitCode;
 
 use clap::Args as ClapArgs;
 
-use super::{USAGE, print, run_async, tell};
-use crate::bake::plan::Plan;
+use super::{USAGE, print, run_async};
+use crate::bake::many::{self, Wanted};
+use crate::bake::plan::{Given, Plan};
 use crate::bake::progress::{Format, Progress};
+use crate::bake::session::Session;
 use crate::bake::site::Site;
-use crate::bake::{self, Error, Request};
+use crate::bake::{Error, Request};
 use crate::images;
+use crate::images::names::RunId;
+use crate::packer::version;
 
 /// Arguments of `bake`.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// The image, by its name in kiln.yaml
-    image: String,
+    /// The images, by their names in kiln.yaml, each on the newest base there is
+    #[arg(value_name = "IMAGE", required_unless_present_any = ["all", "stale"])]
+    images: Vec<String>,
+    /// Every image of kiln.yaml, parents first
+    #[arg(long, conflicts_with_all = ["images", "stale"])]
+    all: bool,
+    /// Every image of kiln.yaml that was baked before, parents first
+    #[arg(long, conflicts_with = "images")]
+    stale: bool,
+    /// How many images to bake at once
+    #[arg(long, value_name = "NUMBER", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
+    parallel: u16,
+    /// Bake even if an image with the same inputs is there
+    #[arg(long)]
+    rebuild: bool,
     /// Where to bake; without it, the default target of kiln.yaml
     #[arg(long, value_name = "TARGET")]
     target: Option<String>,
     /// The package of the agent; without it, the newest in target/deb
     #[arg(long, value_name = "FILE")]
     agent_deb: Option<PathBuf>,
-    /// The folder for the gate's report; without it, one below ./kiln-reports
-    #[arg(long, value_name = "DIR")]
+    /// The folder for the gate's report of one image; without it, one below ./kiln-reports
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["all", "stale"])]
     report: Option<PathBuf>,
     /// What to print
     #[arg(long, value_enum, default_value_t)]
@@ -44,26 +61,40 @@ pub struct TemplateArgs {
     agent_deb: Option<PathBuf>,
 }
 
-/// Bakes. Exit 0 with an image, 1 without, 64 when the image or target is not in kiln.yaml.
+/// Bakes what is out of date. Exit 0 when every image that was asked for is there, 1 when one is not, 64 when
+/// an image or target is not in kiln.yaml.
 pub fn run(file: &Path, args: Args) -> ExitCode {
-    let Args { image, target, agent_deb, report, format } = args;
-    let request = Request { image, target, agent_deb, report };
-    let mut progress = Progress::new(format);
-    let baked = run_async(async {
+    let Args { images: names, all, stale, parallel, rebuild, target, agent_deb, report, format } = args;
+    let progress = Progress::new(format);
+    if report.is_some() && names.len() > 1 {
+        progress.failed(&Error::Name("--report is for one image: leave it out, and each gets its own".to_owned()));
+        return ExitCode::from(USAGE);
+    }
+    let request = Request { target, agent_deb, report, rebuild };
+    let wanted = if all {
+        Wanted::All
+    } else if stale {
+        Wanted::Stale
+    } else {
+        Wanted::Named(names)
+    };
+    let outcome = run_async(async {
         let file = images::load(file)?;
-        bake::bake(&file, &request, &mut progress).await
+        if let Wanted::Named(names) = &wanted {
+            names.iter().try_for_each(|name| file.image(name).map(drop))?;
+        }
+        let session = Session::open(&file, &request).await?;
+        many::bake(&session, &wanted, parallel.into(), &progress).await
     });
-    match baked {
-        Ok(baked) => {
-            progress.done(&baked.id, &baked.name, &baked.report.display().to_string());
-            ExitCode::SUCCESS
+    match outcome {
+        Ok(summary) => {
+            if !matches!(&wanted, Wanted::Named(names) if names.len() == 1) {
+                progress.summary(&summary);
+            }
+            if summary.failed + summary.left_out == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
-            if format == Format::Json {
-                progress.failed(&error)
-            } else {
-                tell(&error)
-            }
+            progress.failed(&error);
             exit_code(&error)
         }
     }
@@ -72,12 +103,14 @@ pub fn run(file: &Path, args: Args) -> ExitCode {
 /// Prints the template that packer would get now. Exit codes as [`run`].
 pub fn template(file: &Path, args: TemplateArgs) -> ExitCode {
     let TemplateArgs { image, target, agent_deb } = args;
-    let request = Request { image, target, agent_deb, report: None };
+    let request = Request { target, agent_deb, ..Request::default() };
     let plan = run_async(async {
         let file = images::load(file)?;
-        let recipe = file.image(&request.image)?;
+        let recipe = file.image(&image)?;
         let site = Site::open(file.target(request.target.as_deref())?).await?;
-        Plan::make(&file, &request, recipe, &site).await
+        let packer = version::probe()?;
+        let given = Given { file: &file, request: &request, site: &site, packer: &packer };
+        Plan::make(given, recipe, None, RunId::new(recipe).map_err(Error::Name)?).await
     });
     super::finish(plan.map(|plan: Plan| print(&plan.template_json())))
 }

@@ -14,6 +14,7 @@ use crate::bake::Error;
 
 mod bake;
 mod deb;
+mod graph;
 mod images;
 mod manual;
 
@@ -37,6 +38,8 @@ pub struct Cli {
 pub enum Command {
     /// Make one image: launch its base, provision it, gate it, seal it
     Bake(bake::Args),
+    /// Show which image is built on which
+    Graph(graph::Args),
     /// Print the template that packer would get
     Template(bake::TemplateArgs),
     /// List the images that kiln made
@@ -60,6 +63,7 @@ pub enum Command {
 pub fn run(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Bake(args) => bake::run(&cli.file, args),
+        Command::Graph(args) => graph::run(&cli.file, args),
         Command::Template(args) => bake::template(&cli.file, args),
         Command::Images(args) => images::run(&cli.file, &args),
         Command::Latest(args) => images::latest(&cli.file, &args),

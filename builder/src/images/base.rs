@@ -1,5 +1,6 @@
 //! The image that another is built on: the newest that fits.
 
+use super::inputs::Inputs;
 use super::{From, Recipe};
 use crate::aws::{self, Ami, FindImages, ImageQuery};
 
@@ -8,6 +9,9 @@ pub const GATE_TAG: &str = "gate";
 
 /// Tag that every image of this program carries, and none of anybody else.
 pub const KEY_TAG: &str = "bake_key";
+
+/// The tag that says what the key was made of.
+pub const INPUTS_TAG: &str = "bake_inputs";
 
 /// Why there is no base.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +49,44 @@ pub async fn resolve(api: &impl FindImages, recipe: &Recipe) -> Result<Ami, Erro
 /// When the API does not answer.
 pub async fn latest(api: &impl FindImages, name: &str) -> Result<Option<Ami>, aws::Error> {
     Ok(newest(api.find_images(&made_by(name)).await?))
+}
+
+/// How an image that there is stands to one that would be made now.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// An image with the same inputs passed its gate.
+    Same(Ami),
+    /// The newest one has other inputs.
+    Changed {
+        /// The newest image.
+        newest: Ami,
+        /// The kinds of inputs that are others.
+        inputs: Vec<String>,
+    },
+    /// There is none yet.
+    None,
+}
+
+/// Whether an image with these inputs is there already.
+///
+/// # Errors
+/// When the API does not answer.
+pub async fn standing(api: &impl FindImages, recipe: &Recipe, inputs: &Inputs) -> Result<Standing, aws::Error> {
+    let mut query = made_by(&recipe.name);
+    query.filters.push(("architecture".into(), vec![recipe.arch.name().into()]));
+    let images = api.find_images(&query).await?;
+    let key = inputs.key();
+    let same = images.iter().filter(|image| image.tag(KEY_TAG) == key && image.tag("stage") != "retired");
+    if let Some(image) = newest(same.cloned().collect()) {
+        return Ok(Standing::Same(image));
+    }
+    Ok(match newest(images) {
+        Some(newest) => {
+            let changed = inputs.changed_since(newest.tag(INPUTS_TAG));
+            Standing::Changed { inputs: changed.into_iter().map(str::to_owned).collect(), newest }
+        }
+        None => Standing::None,
+    })
 }
 
 /// Every image of the account that this program made, the newest first.

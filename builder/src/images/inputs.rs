@@ -1,4 +1,4 @@
-//! Digests of everything that goes into an image: the bake key.
+//! Digests of everything that goes into an image: the bake key, and what it is made of.
 
 use std::fs;
 use std::io;
@@ -8,11 +8,52 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-/// Gathers inputs to one digest. Every part has a label and a length, so that none can pass for another.
-#[derive(Default)]
-pub struct BakeKey(Sha256);
+/// Characters of an input's digest in the tag: enough to tell a change, and eleven inputs fit into one tag.
+const SHORT: usize = 8;
 
-impl BakeKey {
+/// What goes into an image, kind by kind, each with the digest of its content.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inputs(Vec<(&'static str, String)>);
+
+impl Inputs {
+    /// Adds all of one kind, such as the scripts. The name is for people and goes into a tag.
+    pub fn put(&mut self, name: &'static str, content: Content) {
+        self.0.push((name, content.finish()));
+    }
+
+    /// The bake key: two images with the same one have the same inputs.
+    pub fn key(&self) -> String {
+        let mut all = Content::default();
+        self.0.iter().for_each(|(name, digest)| all.add(name, digest.as_bytes()));
+        all.finish()
+    }
+
+    /// The value of the tag that tells later bakes what this one was made of.
+    pub fn tag(&self) -> String {
+        let short = self.0.iter().map(|(name, digest)| format!("{name}={}", &digest[..SHORT]));
+        short.collect::<Vec<_>>().join(" ")
+    }
+
+    /// What is another than in an image with this tag. Empty when the tag tells of no change.
+    pub fn changed_since(&self, tag: &str) -> Vec<&str> {
+        let was = |name: &str| tag.split(' ').find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='));
+        let changed = self.0.iter().filter(|(name, digest)| was(name) != Some(&digest[..SHORT]));
+        changed.map(|(name, _)| *name).collect()
+    }
+}
+
+/// Gathers content to one digest. Every part has a label and a length, so that none can pass for another.
+#[derive(Default)]
+pub struct Content(Sha256);
+
+impl Content {
+    /// One part alone.
+    pub fn of(content: &[u8]) -> Content {
+        let mut one = Content::default();
+        one.add("", content);
+        one
+    }
+
     /// Adds bytes.
     pub fn add(&mut self, label: &str, content: &[u8]) {
         for part in [label.as_bytes(), content] {
@@ -43,7 +84,7 @@ impl BakeKey {
     }
 
     /// The digest in hexadecimal.
-    pub fn finish(self) -> String {
+    fn finish(self) -> String {
         self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
@@ -76,7 +117,7 @@ mod tests {
     use super::*;
 
     fn key(path: &Path) -> String {
-        let mut key = BakeKey::default();
+        let mut key = Content::default();
         key.add_path("files", path).unwrap();
         key.finish()
     }
@@ -113,7 +154,7 @@ mod tests {
     #[test]
     fn a_part_cannot_pass_for_another() {
         let key = |parts: &[(&str, &str)]| {
-            let mut key = BakeKey::default();
+            let mut key = Content::default();
             parts.iter().for_each(|(label, content)| key.add(label, content.as_bytes()));
             key.finish()
         };
@@ -122,8 +163,25 @@ mod tests {
     }
 
     #[test]
+    fn a_change_is_told_by_its_kind() {
+        let inputs = |script: &str| {
+            let mut inputs = Inputs::default();
+            inputs.put("base", Content::of(b"ami-1"));
+            inputs.put("scripts", Content::of(script.as_bytes()));
+            inputs
+        };
+        let (before, after) = (inputs("1"), inputs("2"));
+        assert_ne!(before.key(), after.key());
+        assert_eq!(after.changed_since(&before.tag()), ["scripts"]);
+        assert!(before.changed_since(&before.tag()).is_empty());
+        // An image from before there was such a tag, or such a kind.
+        assert_eq!(after.changed_since(""), ["base", "scripts"]);
+        assert_eq!(after.changed_since(&before.tag().split(' ').next().unwrap()), ["scripts"]);
+    }
+
+    #[test]
     fn a_file_that_cannot_be_read_is_named() {
-        let error = BakeKey::default().add_path("files", Path::new("/nowhere/x")).unwrap_err();
+        let error = Content::default().add_path("files", Path::new("/nowhere/x")).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 }

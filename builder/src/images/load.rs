@@ -100,7 +100,7 @@ fn recipe(name: &str, image: Image, defaults: &Defaults, user_data: Option<Node>
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "tests prepare folders")]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::images::{Arch, Endpoint, From, Layer};
 
@@ -112,6 +112,11 @@ mod tests {
         fs::write(folder.path().join("app.bats"), "@test x { true; }\n").unwrap();
         fs::create_dir(folder.path().join("puppet")).unwrap();
         folder
+    }
+
+    /// A file without mistakes.
+    pub(crate) fn parsed(text: &str) -> Kilnfile {
+        load(text).unwrap()
     }
 
     fn load(text: &str) -> Result<Kilnfile, Error> {

@@ -3,6 +3,7 @@
 //! - `types`: the keys.
 //! - `load`: the file to [`Kilnfile`], with every finding at its place.
 //! - `check`: what must fit together: names, bases, cycles, files that are there.
+//! - `graph`: which image is built on which.
 //! - `base`: the newest image that another is built on.
 //! - `names`: name, tags and description of a new image.
 //! - `inputs`: the digests that make the bake key.
@@ -10,6 +11,7 @@
 pub mod base;
 mod check;
 mod error;
+pub mod graph;
 pub mod inputs;
 mod load;
 pub mod names;

@@ -1,23 +1,45 @@
 //! What a new image is called and what its tags say.
 
 use super::Recipe;
-use super::base::KEY_TAG;
+use super::base::{INPUTS_TAG, KEY_TAG};
+use super::inputs::Inputs;
 use crate::aws::Ami;
 
 /// What EC2 takes as the name of an image, in characters.
 const LONGEST_NAME: usize = 128;
 
+/// One try to make an image, told from every other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunId {
+    /// A tag on all that is made on the way, and the name of the key pair.
+    pub id: String,
+    /// The full name of the new image.
+    pub image_name: String,
+    /// When it began: `20261124T134418Z`.
+    pub timestamp: String,
+}
+
+impl RunId {
+    /// A new one.
+    ///
+    /// # Errors
+    /// When the name of the image is longer than EC2 allows.
+    pub fn new(recipe: &Recipe) -> Result<RunId, String> {
+        let timestamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+        let id = format!("kiln-{}-{timestamp}-{:x}", recipe.name, std::process::id());
+        Ok(RunId { id, image_name: name(recipe, &timestamp)?, timestamp })
+    }
+}
+
 /// What is known of a bake besides its recipe.
 #[derive(Clone, Debug)]
 pub struct Circumstances {
-    /// When it began: `20261124T134418Z`.
-    pub timestamp: String,
     /// The machine that runs it.
     pub host: String,
     /// Whoever runs it, for a recipe without owner.
     pub user: String,
-    /// The digest of all inputs.
-    pub bake_key: String,
+    /// Everything that goes into it.
+    pub inputs: Inputs,
     /// The commit of the folder with kiln.yaml, if it is in a checkout.
     pub git_revision: Option<String>,
 }
@@ -55,7 +77,8 @@ pub fn tags(recipe: &Recipe, base: &Ami, bake: &Circumstances) -> Vec<(&'static 
         ("ancestor", Some(base.id.clone())),
         ("ancestor_name", Some(base.name.clone())),
         ("stage", Some("candidate".to_owned())),
-        (KEY_TAG, Some(bake.bake_key.clone())),
+        (KEY_TAG, Some(bake.inputs.key())),
+        (INPUTS_TAG, Some(bake.inputs.tag())),
         ("git_revision", bake.git_revision.clone()),
     ];
     tags.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
@@ -85,6 +108,7 @@ pub(crate) mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::images::inputs::Content;
     use crate::images::{Arch, From, Layer, Store};
 
     /// An application on golden.
@@ -111,12 +135,17 @@ pub(crate) mod tests {
         }
     }
 
+    fn inputs() -> Inputs {
+        let mut inputs = Inputs::default();
+        inputs.put("base", Content::of(b"ami-1"));
+        inputs
+    }
+
     pub(crate) fn circumstances() -> Circumstances {
         Circumstances {
-            timestamp: "20261124T134418Z".into(),
             host: "builder".into(),
             user: "jenkins".into(),
-            bake_key: "5eed".into(),
+            inputs: inputs(),
             git_revision: Some("abc".into()),
         }
     }
@@ -144,9 +173,13 @@ pub(crate) mod tests {
         let text: Vec<_> = tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
         assert_eq!(
             text.join(" "),
-            "application=myapp version=0.1 build=7 release=12 environment=demo role=web layer=app store=ebs owner=sre \
-             host=builder ancestor=ami-1 ancestor_name=golden-12.0-x86_64-1-ebs stage=candidate bake_key=5eed \
-             git_revision=abc"
+            format!(
+                "application=myapp version=0.1 build=7 release=12 environment=demo role=web layer=app store=ebs owner=sre \
+             host=builder ancestor=ami-1 ancestor_name=golden-12.0-x86_64-1-ebs stage=candidate bake_key={} \
+             bake_inputs={} git_revision=abc",
+                inputs().key(),
+                inputs().tag()
+            )
         );
     }
 

@@ -194,6 +194,12 @@ pub struct AmiFilter {
     pub name: String,
 }
 
+impl fmt::Display for AmiFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.name, self.owners.join(", "))
+    }
+}
+
 impl<'de> Deserialize<'de> for From {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Either;

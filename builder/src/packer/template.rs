@@ -20,6 +20,8 @@ pub mod files {
     pub const PAYLOAD: &str = "payload.tar";
     /// The report that comes home.
     pub const REPORT: &str = "report.tar.gz";
+    /// What packer prints. It may hold secrets: not every version takes them out.
+    pub const OUTPUT: &str = "packer.out";
     /// Packer's own record of what it made.
     pub const MANIFEST: &str = "manifest.json";
 }

@@ -62,6 +62,26 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     new.persist(path).map(drop).map_err(|error| error.error)
 }
 
+/// Makes a folder, and those above it, that nobody but its owner can look into.
+///
+/// # Errors
+/// What the file system answers.
+pub fn private_dir(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}
+
+/// Takes a folder away with all that is in it; that it is not there is no error.
+///
+/// # Errors
+/// What the file system answers.
+pub fn remove_dir(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Makes a folder and those above it, if they are not there.
 ///
 /// # Errors

@@ -4,5 +4,6 @@
 #![allow(clippy::disallowed_methods, reason = "this module is where the effects are")]
 
 pub mod files;
+mod follow;
 pub mod process;
 pub mod tools;

@@ -1,23 +1,24 @@
 //! A program that works for minutes, is watched line by line, and must leave nothing behind.
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use kiln_lab::Identity;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader, Split};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::follow::Follow;
+
 /// How long a program may clean up after it was asked to end. Packer waits for an instance to be terminated.
-const CLEAN_UP: Duration = Duration::from_secs(300);
+pub const CLEAN_UP: Duration = Duration::from_secs(300);
 /// After this long without a line, whatever was said last holds on.
 const SILENCE: Duration = Duration::from_secs(1);
-/// How long output may still come after the program's group was killed.
-const DRAIN: Duration = Duration::from_secs(5);
 
 /// The wish of whoever started this program that it ends.
 pub struct Stop {
@@ -59,6 +60,9 @@ pub struct Program<'a> {
     pub set: &'a [(String, String)],
     /// Variables to take away.
     pub unset: &'a [&'a str],
+    /// Where all goes that it prints. Not a pipe: it ends the program when whoever reads it is killed,
+    /// before the program could clean up, and what was said last would be lost.
+    pub output: &'a Path,
 }
 
 /// How it ended.
@@ -72,35 +76,41 @@ pub struct Ended {
 
 impl Program<'_> {
     /// Runs it in a process group of its own and hands every line it prints to `hear`, and nothing
-    /// when it has been silent for a moment.
+    /// when it has been silent for a moment. `started` learns which process it is, before it has done much.
     ///
     /// Asked to stop, the program gets SIGTERM and time to clean up; asked again, or late, its whole
-    /// group is killed. When this returns, all of the
-    /// group have been killed.
+    /// group is killed. When this returns, all of the group have been killed.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub async fn run(&self, stop: &mut Stop, hear: &mut dyn FnMut(Option<String>)) -> io::Result<Ended> {
+    pub async fn run(
+        &self,
+        stop: &mut Stop,
+        started: impl FnOnce(Identity),
+        hear: &mut dyn FnMut(Option<String>),
+    ) -> io::Result<Ended> {
         let (program, arguments) = self.words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        let output = File::options().append(true).create(true).open(self.output)?;
         let mut command = Command::new(program);
         command.args(arguments).current_dir(self.folder).process_group(0);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         self.unset.iter().for_each(|name| {
             command.env_remove(name);
         });
         command.envs(self.set.iter().map(|(name, value)| (name, value)));
+        let mut said = Follow::start(self.output)?;
         let mut child = command.spawn()?;
-        let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
-        let mut output = lines(child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?);
-        let mut errors = lines(child.stderr.take().ok_or(io::ErrorKind::BrokenPipe)?);
-        let (mut output_open, mut errors_open) = (true, true);
+        // Its end of the file is the child's alone.
+        drop(command);
+        let pid = child.id().and_then(|id| i32::try_from(id).ok());
+        let group = Group(pid.map(Pid::from_raw));
+        pid.and_then(Identity::of).map(started);
         let mut stopped_by = None;
         let mut patience = None;
         let status = loop {
             tokio::select! {
-                line = output.next_segment(), if output_open => output_open = heard(line, hear),
-                line = errors.next_segment(), if errors_open => errors_open = heard(line, hear),
                 status = child.wait() => break status?,
+                () = said.grown() => said.lines(&mut |line| hear(Some(line))),
                 name = stop.requested() => match stopped_by {
                     None => {
                         stopped_by = Some(name);
@@ -116,16 +126,9 @@ impl Program<'_> {
                 }
             }
         };
-        // Children that outlive their parent would hold the pipes open, and the cloud's keys in memory.
+        // Children that outlive their parent would keep the cloud's keys in memory.
         group.kill();
-        let drained = Instant::now() + DRAIN;
-        while output_open || errors_open {
-            tokio::select! {
-                line = output.next_segment(), if output_open => output_open = heard(line, hear),
-                line = errors.next_segment(), if errors_open => errors_open = heard(line, hear),
-                () = sleep_until(drained) => break,
-            }
-        }
+        said.last_lines(&mut |line| hear(Some(line)));
         Ok(Ended { status, stopped_by })
     }
 }
@@ -155,25 +158,23 @@ impl Drop for Group {
     }
 }
 
+/// Kills every process that works in this folder: what is left of a program whose leader is gone.
+pub fn end_all_within(folder: &Path) {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+    for process in entries.filter_map(|entry| Identity::of(entry.file_name().to_str()?.parse().ok()?)) {
+        let within =
+            || std::fs::read_link(format!("/proc/{}/cwd", process.pid)).is_ok_and(|cwd| cwd.starts_with(folder));
+        // Looked at by its identity: the signal reaches this very process or none.
+        if within() {
+            process.signal(Signal::SIGKILL);
+        }
+    }
+}
+
 async fn wait_until(when: Option<Instant>) {
     match when {
         Some(when) => sleep_until(when).await,
         None => std::future::pending().await,
-    }
-}
-
-fn lines<R: AsyncRead + Unpin>(pipe: R) -> Split<BufReader<R>> {
-    BufReader::new(pipe).split(b'\n')
-}
-
-/// Hands a line on; whether more may come.
-fn heard(line: io::Result<Option<Vec<u8>>>, hear: &mut dyn FnMut(Option<String>)) -> bool {
-    match line {
-        Ok(Some(bytes)) => {
-            hear(Some(String::from_utf8_lossy(&bytes).trim_end_matches('\r').to_owned()));
-            true
-        }
-        _ => false,
     }
 }
 
@@ -187,10 +188,14 @@ mod tests {
             let mut stop = Stop::listen().unwrap();
             let words = ["sh", "-c", script].map(str::to_owned);
             let set = [("COLOUR".to_owned(), "blue".to_owned())];
-            let program = Program { words: &words, folder: Path::new("/"), set: &set, unset: &["HOME"] };
+            let folder = tempfile::tempdir().unwrap();
+            let output = folder.path().join("output");
+            let program =
+                Program { words: &words, folder: Path::new("/"), set: &set, unset: &["HOME"], output: &output };
             let mut said = Vec::new();
+            let mut identity = None;
             let ended = program
-                .run(&mut stop, &mut |line| {
+                .run(&mut stop, |process| identity = Some(process), &mut |line| {
                     let Some(line) = line else { return };
                     if let Some(pid) = line.strip_prefix("ready ") {
                         meanwhile(pid.parse().unwrap());
@@ -199,6 +204,7 @@ mod tests {
                 })
                 .await
                 .unwrap();
+            assert!(!identity.is_some_and(|process| process.alive()));
             (ended, said)
         })
     }
@@ -217,7 +223,8 @@ mod tests {
     // One test for all that raises signals: they reach every listener of the process.
     #[test]
     fn a_program_is_heard_stopped_and_leaves_nobody() {
-        let (ended, mut said) = run("echo one; echo two >&2; printf 'b\\377d'; echo $COLOUR$HOME >&2; exit 3", nothing);
+        let (ended, mut said) =
+            run("echo one; echo two >&2; printf 'b\\377d\\n'; printf $COLOUR$HOME >&2; exit 3", nothing);
         said.sort();
         assert_eq!((ended.status.code(), ended.stopped_by), (Some(3), None));
         assert_eq!(said, ["blue", "b\u{fffd}d", "one", "two"]);
@@ -246,8 +253,10 @@ mod tests {
     fn a_program_that_is_not_there_is_an_error() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let words = ["/nowhere/packer".to_owned()];
-        let program = Program { words: &words, folder: Path::new("/"), set: &[], unset: &[] };
-        let ran = runtime.block_on(async { program.run(&mut Stop::listen().unwrap(), &mut |_| {}).await });
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("output");
+        let program = Program { words: &words, folder: Path::new("/"), set: &[], unset: &[], output: &output };
+        let ran = runtime.block_on(async { program.run(&mut Stop::listen().unwrap(), drop, &mut |_| {}).await });
         assert_eq!(ran.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

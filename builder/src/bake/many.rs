@@ -1,0 +1,143 @@
+//! The images that are asked for: parents first, several at once, each on what was just made.
+
+use std::collections::{HashMap, HashSet};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use super::progress::Progress;
+use super::session::Session;
+use super::{Baked, Error, one, recover};
+use crate::images::graph::Graph;
+use crate::images::{Recipe, base};
+use crate::system::process::Stop;
+
+/// Which images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// These, each on the newest base there is.
+    Named(Vec<String>),
+    /// Every image of kiln.yaml.
+    All,
+    /// Every image of kiln.yaml that has been baked before.
+    Stale,
+}
+
+/// How many images came to which end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// They were made.
+    pub baked: usize,
+    /// They were there with the same inputs.
+    pub unchanged: usize,
+    /// Something went wrong.
+    pub failed: usize,
+    /// They were not tried.
+    pub left_out: usize,
+}
+
+/// Bakes what is out of date, at most `parallel` images at once. A failure stops what is built on it and
+/// nothing else. Each image's own outcome has been told when this returns.
+///
+/// # Errors
+/// When nothing could be tried: a name that is not in kiln.yaml, an API or journal that does not answer.
+pub async fn bake(
+    session: &Session<'_>,
+    wanted: &Wanted,
+    parallel: usize,
+    progress: &Progress,
+) -> Result<Summary, Error> {
+    let graph = Graph::of(session.file);
+    let mut waiting = chosen(session, &graph, wanted).await?;
+    let alone = matches!(wanted, Wanted::Named(names) if names.len() == 1);
+    let width = waiting.iter().map(|recipe| recipe.name.chars().count()).max().unwrap_or(0);
+    recover::all(session, progress).await?;
+
+    let mut stop = Stop::listen().map_err(|error| Error::file("cannot listen for signals", error))?;
+    let mut stopped = None;
+    // Of every image that is asked for: what came of it. Not in it means not yet.
+    let mut ended: HashMap<&str, Option<Baked>> = HashMap::new();
+    let asked: HashSet<&str> = waiting.iter().map(|recipe| recipe.name.as_str()).collect();
+    let mut running = FuturesUnordered::new();
+    let mut summary = Summary::default();
+    loop {
+        let mut later = Vec::new();
+        for recipe in waiting {
+            let progress = progress.of(&recipe.name, if alone { 0 } else { width });
+            let parent = graph.parent(recipe).map(|parent| parent.name.as_str()).filter(|name| asked.contains(name));
+            let base = parent.map(|name| (name, ended.get(name)));
+            match base {
+                _ if stopped.is_some() => {
+                    progress.left_out(&format!("interrupted by {}", stopped.unwrap_or_default()));
+                    summary.left_out += 1;
+                    ended.insert(&recipe.name, None);
+                }
+                Some((name, Some(None))) => {
+                    progress.left_out(&format!("there is no new {name} to build it on"));
+                    summary.left_out += 1;
+                    ended.insert(&recipe.name, None);
+                }
+                Some((_, None)) => later.push(recipe),
+                _ if running.len() >= parallel => later.push(recipe),
+                base => {
+                    let parent = base.and_then(|(_, baked)| Some(baked?.as_ref()?.image.clone()));
+                    running
+                        .push(async move { (recipe, one::bake(session, recipe, parent, &progress).await, progress) });
+                }
+            }
+        }
+        waiting = later;
+        tokio::select! {
+            next = running.next() => match next {
+                Some((recipe, outcome, progress)) => {
+                    ended.insert(&recipe.name, told(outcome, &progress, &mut summary));
+                }
+                None if waiting.is_empty() => return Ok(summary),
+                // Only while everything that waits was just left out.
+                None => {}
+            },
+            name = stop.requested(), if stopped.is_none() => stopped = Some(name),
+        }
+    }
+}
+
+/// Says what came of an image and counts it.
+fn told(outcome: Result<Baked, Error>, progress: &Progress, summary: &mut Summary) -> Option<Baked> {
+    match outcome {
+        Ok(baked) => {
+            match &baked.report {
+                Some(report) => {
+                    progress.done(&baked.image.id, &baked.image.name, &report.display().to_string());
+                    summary.baked += 1;
+                }
+                None => {
+                    progress.reused(&baked.image.id, &baked.image.name);
+                    summary.unchanged += 1;
+                }
+            }
+            Some(baked)
+        }
+        Err(error) => {
+            progress.failed(&error);
+            summary.failed += 1;
+            None
+        }
+    }
+}
+
+/// The images that are asked for, parents first.
+async fn chosen<'a>(session: &Session<'_>, graph: &Graph<'a>, wanted: &Wanted) -> Result<Vec<&'a Recipe>, Error> {
+    let names: HashSet<String> = match wanted {
+        Wanted::All => return Ok(graph.parents_first()),
+        Wanted::Named(names) => {
+            names.iter().try_for_each(|name| session.file.image(name).map(drop))?;
+            names.iter().cloned().collect()
+        }
+        Wanted::Stale => {
+            let images = base::all(&session.site.ec2).await?;
+            let passed = images.iter().filter(|image| !image.tag(base::GATE_TAG).is_empty());
+            passed.map(|image| image.tag("application").to_owned()).collect()
+        }
+    };
+    Ok(graph.parents_first().into_iter().filter(|recipe| names.contains(&recipe.name)).collect())
+}

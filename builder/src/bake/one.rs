@@ -1,0 +1,174 @@
+//! A whole bake on one page: lease, plan, stage, packer, report, image or cause.
+
+use std::path::Path;
+
+use super::plan::Plan;
+use super::progress::{Phase, Progress};
+use super::session::{Session, absolute};
+use super::watch::Watch;
+use super::{Baked, Error, Failure, lease, leftovers, packer, recover, report, stage};
+use crate::aws::{Ami, Run};
+use crate::images::Recipe;
+use crate::images::base::{self, Standing};
+use crate::images::names::RunId;
+use crate::journal::Entry;
+use crate::system::files;
+use crate::system::process::{Ended, Stop};
+
+/// Bakes one image, or finds that there is one with the same inputs. `parent` is the image that it is built
+/// on where this command has just made it: the API may not find it by its tags yet.
+///
+/// # Errors
+/// When there is none, with the cause. Nothing of the run is left then, or the error says what.
+pub async fn bake(
+    session: &Session<'_>,
+    recipe: &Recipe,
+    parent: Option<Ami>,
+    progress: &Progress,
+) -> Result<Baked, Error> {
+    let mut stop = Stop::listen().map_err(|error| Error::file("cannot listen for signals", error))?;
+    let run = RunId::new(recipe).map_err(Error::Name)?;
+    // What is unchanged needs no lease, and neither does what has no base.
+    if let (_, Standing::Same(image)) = prepare(session, recipe, &parent, &run, &mut stop).await? {
+        return Ok(Baked { image, report: None });
+    }
+    let lease = tokio::select! {
+        taken = lease::take(session, recipe, &run, progress) => taken?,
+        name = stop.requested() => return Err(Error::Interrupted(name)),
+    };
+    // Renewed at the same time: whoever waits for it takes it from a bake that gives no sign of life.
+    let outcome = tokio::select! {
+        outcome = with_lease(session, recipe, &parent, &run, &mut stop, progress) => outcome,
+        never = lease.keep(&session.site.ec2) => match never {},
+    };
+    lease.release(&session.site.ec2).await;
+    outcome
+}
+
+/// What would be baked now, and how what is there stands to it.
+async fn prepare(
+    session: &Session<'_>,
+    recipe: &Recipe,
+    parent: &Option<Ami>,
+    run: &RunId,
+    stop: &mut Stop,
+) -> Result<(Plan, Standing), Error> {
+    let prepare = async {
+        let plan = Plan::make(session.given(), recipe, parent.clone(), run.clone()).await?;
+        let standing = base::standing(&session.site.ec2, recipe, &plan.inputs).await?;
+        let standing = match standing {
+            Standing::Same(image) if session.request.rebuild => Standing::Changed { newest: image, inputs: vec![] },
+            other => other,
+        };
+        Ok((plan, standing))
+    };
+    tokio::select! {
+        prepared = prepare => prepared,
+        name = stop.requested() => Err(Error::Interrupted(name)),
+    }
+}
+
+async fn with_lease(
+    session: &Session<'_>,
+    recipe: &Recipe,
+    parent: &Option<Ami>,
+    run: &RunId,
+    stop: &mut Stop,
+    progress: &Progress,
+) -> Result<Baked, Error> {
+    let site = &session.site;
+    // Again: whoever had the lease may just have made it.
+    let (plan, standing) = prepare(session, recipe, parent, run, stop).await?;
+    let why = match standing {
+        Standing::Same(image) => return Ok(Baked { image, report: None }),
+        Standing::Changed { inputs, newest } if inputs.is_empty() => format!("; {} has the same inputs", newest.name),
+        Standing::Changed { inputs, newest } => format!("; since {} changed: {}", newest.name, inputs.join(", ")),
+        Standing::None => String::new(),
+    };
+    progress.phase(Phase::Resolve, &format!("{} on {} ({}){why}", run.image_name, plan.base.name, plan.base.id));
+
+    let folder = absolute(&report::folder(session.request, &plan.recipe.name, &plan.run.timestamp))?;
+    // Beside the report and not among temporary files: a later bake needs it if this one is killed.
+    let work = folder.join(report::WORK);
+    let entry = entry(&plan, site.place(), &folder);
+    session.journal.begin(&entry)?;
+    let outcome = run_plan(session, &plan, &work, &folder, stop, progress).await;
+    // What cannot be removed now is told by nobody's failure: the report is there.
+    let _ = files::remove_dir(&work);
+    let (outcome, word) = match outcome {
+        Ok(image) => {
+            let word = format!("done {}", image.id);
+            (Ok(Baked { image, report: Some(folder) }), word)
+        }
+        Err(error) => (Err(error), "failed".to_owned()),
+    };
+    session.journal.end(&plan.run.id, &word)?;
+    outcome
+}
+
+fn entry(plan: &Plan, place: String, folder: &Path) -> Entry {
+    let tags = plan.tags.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+    Entry {
+        run: plan.run.id.clone(),
+        image: plan.recipe.name.clone(),
+        name: plan.run.image_name.clone(),
+        place,
+        report: folder.to_owned(),
+        tags,
+        packer: None,
+    }
+}
+
+/// From the folder for packer to the image, or to nothing that is left.
+async fn run_plan(
+    session: &Session<'_>,
+    plan: &Plan,
+    work: &Path,
+    folder: &Path,
+    stop: &mut Stop,
+    progress: &Progress,
+) -> Result<Ami, Error> {
+    files::private_dir(work).map_err(|error| Error::file(work.display(), error))?;
+    stage::stage(plan, work)?;
+    let (watch, ended) = packer::run(session, plan, work, folder, stop, progress).await?;
+    report::unpack(work, folder)?;
+    match image(session, plan, &watch, &ended, work, folder).await {
+        Ok(id) => Ok(plan.image(id)),
+        Err((cause, tail)) => {
+            let security_group = watch.security_group.as_deref();
+            let run = Run { id: &plan.run.id, image_name: &plan.run.image_name, security_group };
+            let left = leftovers::remove(&session.site.ec2, run, None).await;
+            let gone = if ended.stopped_by.is_some() && left.is_empty() { "; nothing of it is left" } else { "" };
+            let cause = format!("{}: {cause}{gone}", plan.recipe.name);
+            Err(Error::Failed(Box::new(Failure { cause, tail, report: folder.to_owned(), left })))
+        }
+    }
+}
+
+/// The id of the image, with the last word on it written; or why there is none.
+async fn image(
+    session: &Session<'_>,
+    plan: &Plan,
+    watch: &Watch,
+    ended: &Ended,
+    work: &Path,
+    folder: &Path,
+) -> Result<String, packer::Cause> {
+    let id = match packer::judge(plan, watch, ended, work, folder) {
+        Ok(id) => id,
+        // Packer gives up on an image that takes long; the gate has vouched for it all the same.
+        Err(cause) if ended.stopped_by.is_none() && watch.phase() >= Some(Phase::CreateImage) => {
+            let adopted =
+                recover::image(&session.site, &plan.run.image_name, &entry(plan, String::new(), folder).tags).await;
+            adopted.ok().flatten().ok_or(cause)?
+        }
+        Err(cause) => return Err(cause),
+    };
+    mark_passed(session, &id).await.map(|()| id)
+}
+
+/// The last word on an image: only with this tag is it a base for others, or the latest of its line.
+async fn mark_passed(session: &Session<'_>, id: &str) -> Result<(), packer::Cause> {
+    let tag = session.site.ec2.tag(id, &[(base::GATE_TAG, &recover::passed_now())]).await;
+    tag.map_err(|error| (format!("{id} was made and cannot be marked as passed: {error}"), vec![]))
+}

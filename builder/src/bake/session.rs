@@ -1,0 +1,54 @@
+//! What all bakes of one command share.
+
+use std::path::{Path, PathBuf};
+
+use super::plan::Given;
+use super::site::Site;
+use super::{Error, Request};
+use crate::images::{Endpoint, Kilnfile};
+use crate::journal::Journal;
+use crate::packer::version;
+
+/// Everything that is found out once, however many images are baked.
+pub struct Session<'a> {
+    /// The checked kiln.yaml.
+    pub file: &'a Kilnfile,
+    /// What is asked for.
+    pub request: &'a Request,
+    /// Where it happens.
+    pub site: Site,
+    /// The version of packer.
+    pub packer: String,
+    /// What has begun and not ended on this machine.
+    pub journal: Journal,
+}
+
+impl<'a> Session<'a> {
+    /// Opens the target and looks for packer.
+    ///
+    /// # Errors
+    /// When the target cannot be reached as this user, packer is missing, or there is no journal.
+    pub async fn open(file: &'a Kilnfile, request: &'a Request) -> Result<Session<'a>, Error> {
+        let target = file.target(request.target.as_deref())?;
+        if target.endpoint == Endpoint::Lab && !nix::unistd::geteuid().is_root() {
+            return Err(Error::NeedsRoot);
+        }
+        let packer = version::probe()?;
+        let site = Site::open(target).await?;
+        let journal = Journal::open()?;
+        Ok(Session { file, request, site, packer, journal })
+    }
+
+    /// What every plan is made from.
+    pub fn given(&self) -> Given<'_> {
+        Given { file: self.file, request: self.request, site: &self.site, packer: &self.packer }
+    }
+}
+
+/// The folder of the report as every later process finds it, wherever it runs.
+///
+/// # Errors
+/// When the folder cannot be made.
+pub fn absolute(folder: &Path) -> Result<PathBuf, Error> {
+    std::path::absolute(folder).map_err(|error| Error::file(folder.display(), error))
+}
