@@ -7,10 +7,10 @@ use std::fmt::{self, Write as _};
 use std::io::Write as _;
 use std::os::unix::net::UnixDatagram;
 
-use tracing::field::{Field, Visit};
-use tracing::level_filters::LevelFilter;
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_core::dispatcher::{self, Dispatch};
+use tracing_core::field::{Field, Visit};
+use tracing_core::span::{Attributes, Id, Record};
+use tracing_core::{Event, Level, LevelFilter, Metadata, Subscriber};
 
 /// Where journald takes entries in its own protocol.
 const JOURNAL: &str = "/run/systemd/journal/socket";
@@ -21,7 +21,7 @@ const LONGEST: usize = 64 * 1024;
 pub fn init() {
     // A person at a terminal reads standard error; the journal is for services.
     let log = if is_service() { Log::to_journal() } else { Log::Stderr };
-    let _ = tracing::subscriber::set_global_default(log);
+    let _ = dispatcher::set_global_default(Dispatch::new(log));
 }
 
 fn is_service() -> bool {
