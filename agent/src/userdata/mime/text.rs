@@ -21,7 +21,7 @@ const WINDOWS: [char; 32] = [
 /// What in it is no base64.
 pub fn base64(text: &[u8]) -> Result<Vec<u8>, String> {
     let digits: Vec<u8> = text.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
-    LENIENT.decode(digits).map_err(|error| error.to_string())
+    LENIENT.decode(digits).map_err(|error| error.to_string().trim_end_matches('.').to_owned())
 }
 
 /// Opens quoted-printable. An escape that is none stands for itself.
