@@ -164,9 +164,12 @@ mod tests {
 
     use super::*;
 
-    /// Keeps what the log would write, as a line and as an entry.
+    /// An event as a line and as an entry of the journal.
+    type Written = (String, Vec<u8>);
+
+    /// Keeps what the log would write.
     #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<(String, Vec<u8>)>>>);
+    struct Kept(Arc<Mutex<Vec<Written>>>);
 
     impl Subscriber for Kept {
         fn enabled(&self, metadata: &Metadata<'_>) -> bool {
