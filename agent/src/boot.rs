@@ -63,18 +63,19 @@ pub fn boot(system: &System, only: Option<Stage>) -> io::Result<Status> {
         report.stage_ended(stage)?;
         tell(cloud_init::stage_ended);
     }
-    let status = report.snapshot();
-    let is_over = status.stages.iter().any(|stage| stage.name == Stage::Final && stage.finished.is_some());
-    if status.stage != Some(Stage::Final) && is_over {
+    let is_over =
+        |status: &Status| status.stages.iter().any(|stage| stage.name == Stage::Final && stage.finished.is_some());
+    let at_the_end = report.look(|status| status.stage == Some(Stage::Final));
+    if !at_the_end && report.look(is_over) {
         // An earlier stage, run once more by hand: the boot had ended, and so it has now.
         report.finish()?;
         tell(cloud_init::ended);
     }
-    if status.stage == Some(Stage::Final) {
-        ending::show(system, &report.snapshot());
+    if at_the_end {
+        report.look(|status| ending::show(system, status));
         if ending::go_down(system, &report)? {
             tell(cloud_init::ended);
-            ending::show(system, &report.snapshot());
+            report.look(|status| ending::show(system, status));
         }
     }
     Ok(report.snapshot())
@@ -102,7 +103,7 @@ fn find_instance(
     deadline: Instant,
 ) -> Result<Option<Instance>, Box<Diagnostic>> {
     let known = system.read(paths::INSTANCE).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    if known.is_some() && report.snapshot().instance_id.is_some() {
+    if known.is_some() && report.look(|status| status.instance_id.is_some()) {
         return Ok(known);
     }
     let image = Config::of_image(system);
@@ -123,7 +124,7 @@ fn run_handlers(
     instance: Instance,
     deadline: Instant,
 ) -> io::Result<()> {
-    if report.snapshot().instance_id.as_deref() != Some(&instance.id) {
+    if report.look(|status| status.instance_id.as_deref() != Some(&instance.id)) {
         remember(system, report, &instance)?;
     }
     let includes = match stage {
@@ -280,6 +281,6 @@ fn remember(system: &System, report: &Report, instance: &Instance) -> io::Result
 /// cloud-init's place also in its words.
 pub fn is_disabled(system: &System) -> bool {
     system.exists(paths::DISABLED)
-        || system.kernel_command_line().split_whitespace().any(|word| word == "kiln=disabled")
+        || system.kernel_was_told(|word| word == "kiln=disabled")
         || cloud_init::is_disabled(system)
 }

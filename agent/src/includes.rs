@@ -53,8 +53,9 @@ impl Includes {
     pub fn kept(system: &System, instance: &str) -> Self {
         let instance_path = instance_folder(instance) + "/includes.json";
         let read = |path: &str| {
-            let bytes = system.read(path).unwrap_or_default();
-            RefCell::new(serde_json::from_slice(&bytes).unwrap_or_default())
+            // Nearly always there is no such file: no bytes are no JSON, and to say where costs more than to ask.
+            let kept = system.read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            RefCell::new(kept.unwrap_or_default())
         };
         Includes {
             system: system.clone(),

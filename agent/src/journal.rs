@@ -6,6 +6,7 @@
 //! What a stage without an end has no record of may have run in it: it runs again, and says so. A line
 //! that a crash cut short is the last one and is passed over.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
 
@@ -15,31 +16,34 @@ use serde::{Deserialize, Serialize};
 
 use crate::system::{Appended, FileOptions, System, now};
 
-/// A line of the file.
+/// A line of the file: of a handler, or of the stage.
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Line {
-    Handler(Event),
-    Stage(Mark),
-}
-
-/// A stage has begun, or ended.
-#[derive(Serialize, Deserialize)]
-struct Mark {
-    stage: Stage,
-    boot_id: String,
-    at: Timestamp,
-    ended: bool,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Event {
-    handler: String,
-    boot_id: String,
-    at: Timestamp,
-    /// None when the handler starts, its report when it has ended.
+struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    report: Option<HandlerReport>,
+    handler: Option<Cow<'a, str>>,
+    /// That has begun, or ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stage: Option<Stage>,
+    boot_id: Cow<'a, str>,
+    at: Timestamp,
+    /// The stage has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended: Option<bool>,
+    /// Of a handler that has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    report: Option<Cow<'a, HandlerReport>>,
+}
+
+impl<'a> Line<'a> {
+    fn of_handler(handler: &'a str, boot_id: &'a str, at: Timestamp, report: Option<&'a HandlerReport>) -> Self {
+        let (handler, report) = (Some(Cow::Borrowed(handler)), report.map(Cow::Borrowed));
+        Line { handler, stage: None, boot_id: Cow::Borrowed(boot_id), at, ended: None, report }
+    }
+
+    fn of_stage(stage: Stage, boot_id: &'a str, at: Timestamp, ended: bool) -> Self {
+        let (stage, ended) = (Some(stage), Some(ended));
+        Line { handler: None, stage, boot_id: Cow::Borrowed(boot_id), at, ended, report: None }
+    }
 }
 
 /// How the last run of a handler stands.
@@ -90,13 +94,16 @@ impl Journal {
 
     fn take_in(&mut self, text: &str) {
         for line in text.lines().filter_map(|line| serde_json::from_str(line).ok()) {
-            match line {
-                Line::Handler(Event { handler, at, report, .. }) => {
-                    let state = report.map_or(Last::Interrupted(at), |report| Last::Ended(Box::new(report)));
-                    self.last.insert(handler, state);
+            let Line { handler, stage, at, ended, report, .. } = line;
+            match (handler, stage) {
+                (Some(handler), _) => {
+                    let ended = report.map(|report| Last::Ended(Box::new(report.into_owned())));
+                    self.last.insert(handler.into_owned(), ended.unwrap_or(Last::Interrupted(at)));
                 }
-                Line::Stage(mark) if mark.stage == self.stage => self.cut_short = (!mark.ended).then_some(mark.at),
-                Line::Stage(_) => {}
+                (None, Some(stage)) if stage == self.stage && ended.is_some() => {
+                    self.cut_short = (ended == Some(false)).then_some(at);
+                }
+                _ => {}
             }
         }
         self.torn = !text.is_empty() && !text.ends_with('\n');
@@ -114,10 +121,11 @@ impl Journal {
     /// When it cannot be written; the handler must not run then, as nobody would know.
     pub fn started(&mut self, handler: &str) -> io::Result<()> {
         let at = now();
-        let event = Event { handler: handler.to_owned(), boot_id: self.system.boot_id().to_owned(), at, report: None };
+        let system = self.system.clone();
+        let boot_id = system.boot_id();
         let first = !self.begun;
-        let mark = first.then(|| self.mark(false));
-        self.add(mark.into_iter().chain([Line::Handler(event)]), first)?;
+        let mark = first.then(|| Line::of_stage(self.stage, boot_id, at, false));
+        self.add(mark.into_iter().chain([Line::of_handler(handler, boot_id, at, None)]), first)?;
         self.begun = true;
         self.last.insert(handler.to_owned(), Last::Interrupted(at));
         Ok(())
@@ -128,10 +136,8 @@ impl Journal {
     /// # Errors
     /// When it cannot be written.
     pub fn ended(&mut self, report: &HandlerReport) -> io::Result<()> {
-        let handler = report.name.clone();
-        let boot_id = self.system.boot_id().to_owned();
-        let event = Event { handler, boot_id, at: now(), report: Some(report.clone()) };
-        self.add([Line::Handler(event)], false)?;
+        let system = self.system.clone();
+        self.add([Line::of_handler(&report.name, system.boot_id(), now(), Some(report))], false)?;
         self.last.insert(report.name.clone(), Last::Ended(Box::new(report.clone())));
         Ok(())
     }
@@ -144,15 +150,11 @@ impl Journal {
         if !std::mem::take(&mut self.begun) {
             return Ok(());
         }
-        let mark = self.mark(true);
-        self.add([mark], true)
+        let system = self.system.clone();
+        self.add([Line::of_stage(self.stage, system.boot_id(), now(), true)], true)
     }
 
-    fn mark(&self, ended: bool) -> Line {
-        Line::Stage(Mark { stage: self.stage, boot_id: self.system.boot_id().to_owned(), at: now(), ended })
-    }
-
-    fn add(&mut self, lines: impl IntoIterator<Item = Line>, durable: bool) -> io::Result<()> {
+    fn add<'l>(&mut self, lines: impl IntoIterator<Item = Line<'l>>, durable: bool) -> io::Result<()> {
         if let Some(error) = &self.unreadable {
             return Err(io::Error::other(error.clone()));
         }

@@ -56,6 +56,11 @@ impl Report {
         self.locked().clone()
     }
 
+    /// Something of the status as it stands, where a copy of all of it is not needed.
+    pub fn look<T>(&self, at: impl FnOnce(&Status) -> T) -> T {
+        at(&self.locked())
+    }
+
     /// Changes the status and writes it out.
     ///
     /// # Errors

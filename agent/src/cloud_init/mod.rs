@@ -47,7 +47,7 @@ pub fn is_installed(system: &System) -> bool {
 
 /// Whether the machine was told to keep still in cloud-init's words, and stands in its place.
 pub fn is_disabled(system: &System) -> bool {
-    let told = || system.kernel_command_line().split_whitespace().any(|word| word == "cloud-init=disabled");
+    let told = || system.kernel_was_told(|word| word == "cloud-init=disabled");
     (system.exists(DISABLED) || told()) && is_installed(system)
 }
 

@@ -357,7 +357,8 @@ impl Entry {
 
     /// Whether the configuration gives it something to do. A key with nothing behind it still counts (`ntp:`).
     pub fn is_configured(&self, config: &Node) -> bool {
-        config.entries().iter().any(|entry| self.keys().contains(&entry.key.as_str()))
+        let keys = self.keys();
+        config.entries().iter().any(|entry| keys.contains(&entry.key.as_str()))
     }
 
     /// Reads its part of the configuration.

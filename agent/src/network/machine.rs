@@ -195,7 +195,7 @@ pub fn is_configured(system: &System) -> bool {
         // Those of systemd itself, all 80 and up, are of containers and virtual machines on this one.
         || has("/usr/lib/systemd/network", |name| name.ends_with(".network") && name < "80")
         || has("/etc/sysconfig/network-scripts", |name| name.starts_with("ifcfg-") && name != "ifcfg-lo")
-        || system.kernel_command_line().split_whitespace().any(|word| word.starts_with("ip="))
+        || system.kernel_was_told(|word| word.starts_with("ip="))
         || ours_fit(system)
 }
 

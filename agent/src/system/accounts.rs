@@ -47,7 +47,12 @@ impl System {
     /// Those of these groups that exist.
     pub fn existing_groups(&self, names: &[&str]) -> Vec<String> {
         let text = self.read_text("/etc/group").unwrap_or_default();
-        names.iter().filter(|name| group_of(&text, name).is_some()).map(|name| (*name).to_owned()).collect()
+        // All of a default user's, so the file is taken apart once.
+        let known: Vec<&str> = text
+            .lines()
+            .filter_map(|line| fields_of(line).and_then(|[name, _, gid, _]| gid.parse::<u32>().is_ok().then_some(name)))
+            .collect();
+        names.iter().filter(|name| known.contains(name)).map(|name| (*name).to_owned()).collect()
     }
 
     /// User and group ids of `user`, `user:group` or `:group`; numbers are taken as they are.
@@ -82,12 +87,12 @@ fn group_of(text: &str, name: &str) -> Option<Group> {
 /// The first line of `N` fields that `read` takes and whose first field is `name`; without one, that
 /// whose third field is the same number.
 fn find<T, const N: usize>(text: &str, name: &str, read: impl Fn([&str; N]) -> Option<T>) -> Option<T> {
-    let by = |field: usize, is_wanted: &dyn Fn(&str) -> bool| {
-        let wanted = text.lines().filter(|line| line.split(':').nth(field).is_some_and(is_wanted));
-        wanted.filter_map(|line| fields_of(line).and_then(&read)).next()
+    let by = |is_wanted: &dyn Fn(&str) -> bool| {
+        text.lines().filter(|line| is_wanted(line)).find_map(|line| fields_of(line).and_then(&read))
     };
-    let by_number = |number: u32| by(2, &|id| id.parse() == Ok(number));
-    by(0, &|first| first == name).or_else(|| name.parse().ok().and_then(by_number))
+    let by_number = |number: u32| by(&|line| line.split(':').nth(2).is_some_and(|id| id.parse() == Ok(number)));
+    by(&|line| line.starts_with(name) && line.split(':').next() == Some(name))
+        .or_else(|| name.parse().ok().and_then(by_number))
 }
 
 /// The fields of a line that has exactly `N`.

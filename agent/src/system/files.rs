@@ -1,5 +1,6 @@
 //! Files under a root: reads that name their path, writes that are atomic.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -62,9 +63,24 @@ pub(super) fn inside(root: &Path, path: &Path) -> PathBuf {
     root.join(resolved)
 }
 
-/// An error that names its path.
-fn named(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+/// An error that names its path. Nobody reads most of them: a boot asks for dozens of files that are not
+/// there, and the sentence is made only for those who want it.
+#[derive(Debug)]
+struct Named {
+    path: PathBuf,
+    error: io::Error,
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.error)
+    }
+}
+
+impl std::error::Error for Named {}
+
+fn named(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), Named { path: path.to_owned(), error })
 }
 
 impl System {
@@ -93,7 +109,7 @@ impl System {
     /// The system's error, with the path in its text.
     pub fn read(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
         let path = path.as_ref();
-        fs::read(self.followed(path)).map_err(|e| named(path, &e))
+        fs::read(self.followed(path)).map_err(|e| named(path, e))
     }
 
     /// At most `limit` bytes of a file.
@@ -102,10 +118,10 @@ impl System {
     /// The system's error, or that the file is larger.
     pub fn read_limited(&self, path: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
         let path = path.as_ref();
-        let file = File::open(self.followed(path)).map_err(|e| named(path, &e))?;
+        let file = File::open(self.followed(path)).map_err(|e| named(path, e))?;
         let size = file.metadata().map_or(0, |metadata| metadata.len()).min(limit);
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
-        file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| named(path, &e))?;
+        file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| named(path, e))?;
         if bytes.len() as u64 > limit {
             let message = format!("{}: larger than {limit} bytes", path.display());
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
@@ -119,7 +135,7 @@ impl System {
     /// The system's error, with the path in its text.
     pub fn read_text(&self, path: impl AsRef<Path>) -> io::Result<String> {
         let path = path.as_ref();
-        fs::read_to_string(self.followed(path)).map_err(|e| named(path, &e))
+        fs::read_to_string(self.followed(path)).map_err(|e| named(path, e))
     }
 
     /// Whether something is there.
@@ -143,7 +159,7 @@ impl System {
     /// The system's error, with the path in its text.
     pub fn metadata(&self, path: impl AsRef<Path>) -> io::Result<fs::Metadata> {
         let path = path.as_ref();
-        fs::metadata(self.followed(path)).map_err(|e| named(path, &e))
+        fs::metadata(self.followed(path)).map_err(|e| named(path, e))
     }
 
     /// The names in a folder, sorted; none if there is no such folder.
@@ -155,10 +171,10 @@ impl System {
         let entries = match fs::read_dir(self.followed(path)) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(named(path, &error)),
+            Err(error) => return Err(named(path, error)),
         };
         let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-        let mut names: Vec<String> = names.collect::<io::Result<_>>().map_err(|e| named(path, &e))?;
+        let mut names: Vec<String> = names.collect::<io::Result<_>>().map_err(|e| named(path, e))?;
         names.sort_unstable();
         Ok(names)
     }
@@ -171,7 +187,7 @@ impl System {
     /// The system's error, with the path in its text; the old file is untouched then.
     pub fn write(&self, path: impl AsRef<Path>, bytes: impl AsRef<[u8]>, options: FileOptions) -> io::Result<()> {
         let path = path.as_ref();
-        self.replace(&self.followed(path), bytes.as_ref(), options).map_err(|e| named(path, &e))
+        self.replace(&self.followed(path), bytes.as_ref(), options).map_err(|e| named(path, e))
     }
 
     fn replace(&self, target: &Path, bytes: &[u8], options: FileOptions) -> io::Result<()> {
@@ -234,7 +250,7 @@ impl System {
             }
             Ok(file)
         };
-        let file = open().map_err(|e: io::Error| named(path, &e))?;
+        let file = open().map_err(|e: io::Error| named(path, e))?;
         Ok(Appended { path: path.to_owned(), file })
     }
 
@@ -245,7 +261,7 @@ impl System {
     /// The system's error, with the path in its text.
     pub fn make_dir(&self, path: impl AsRef<Path>, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
         let path = path.as_ref();
-        DirMaker { mode, owner }.make(&self.followed(path)).map_err(|e| named(path, &e))
+        DirMaker { mode, owner }.make(&self.followed(path)).map_err(|e| named(path, e))
     }
 
     /// Removes a file, a link, or a folder with all in it. Nothing there is fine.
@@ -261,7 +277,7 @@ impl System {
             Err(error) => Err(error),
         };
         match removed {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(path, &error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(path, error)),
             _ => Ok(()),
         }
     }
@@ -280,7 +296,7 @@ impl System {
             std::os::unix::fs::symlink(&target, &temporary)?;
             fs::rename(&temporary, &place)
         });
-        made.map_err(|e| named(path, &e))
+        made.map_err(|e| named(path, e))
     }
 
     /// What a link says, as it stands in it; none where there is no link.
@@ -294,7 +310,7 @@ impl System {
     /// The system's error, with the path in its text.
     pub fn set_owner(&self, path: impl AsRef<Path>, uid: u32, gid: u32) -> io::Result<()> {
         let path = path.as_ref();
-        std::os::unix::fs::lchown(self.path(path), Some(uid), Some(gid)).map_err(|e| named(path, &e))
+        std::os::unix::fs::lchown(self.path(path), Some(uid), Some(gid)).map_err(|e| named(path, e))
     }
 
     /// Gives a file or folder permission bits.
@@ -303,7 +319,7 @@ impl System {
     /// The system's error, with the path in its text.
     pub fn set_mode(&self, path: impl AsRef<Path>, mode: u32) -> io::Result<()> {
         let path = path.as_ref();
-        fs::set_permissions(self.followed(path), fs::Permissions::from_mode(mode)).map_err(|e| named(path, &e))
+        fs::set_permissions(self.followed(path), fs::Permissions::from_mode(mode)).map_err(|e| named(path, e))
     }
 }
 
@@ -320,7 +336,7 @@ impl Appended {
     /// The system's error, with the path in its text.
     pub fn add(&mut self, bytes: &[u8], durable: bool) -> io::Result<()> {
         let added = self.file.write_all(bytes).and_then(|()| if durable { self.file.sync_data() } else { Ok(()) });
-        added.map_err(|e| named(&self.path, &e))
+        added.map_err(|e| named(&self.path, e))
     }
 }
 

@@ -86,6 +86,11 @@ impl System {
     pub fn kernel_command_line(&self) -> &str {
         self.facts.command_line.get_or_init(|| self.read_text("/proc/cmdline").unwrap_or_default())
     }
+
+    /// Whether one of the words of the kernel's command line is meant.
+    pub fn kernel_was_told(&self, is_meant: impl Fn(&str) -> bool) -> bool {
+        self.kernel_command_line().split_ascii_whitespace().any(is_meant)
+    }
 }
 
 /// What this process itself has cost so far, its children apart.

@@ -170,7 +170,7 @@ enum Wanted {
 }
 
 fn wanted(system: &System, told: Option<&NetworkConfig>, image: Option<Node>, nics: &[Nic]) -> Wanted {
-    if system.kernel_command_line().split_whitespace().any(|word| word == "network-config=disabled") {
+    if system.kernel_was_told(|word| word == "network-config=disabled") {
         return Wanted::Disabled("network-config=disabled on the kernel's command line".to_owned());
     }
     if let Some(node) = image.or_else(|| cloud_key(system)) {

@@ -1,8 +1,10 @@
 //! MIME documents. The splitting is done here and not by a mail library, so that one bad part does not
 //! take the others with it.
 
-use mailparse::body::Body;
-use mailparse::{MailHeader, MailHeaderMap, ParsedContentType, parse_content_disposition, parse_content_type};
+mod headers;
+mod text;
+
+use headers::{Headers, Value};
 
 /// A part of a MIME document, decoded.
 pub struct Part {
@@ -50,10 +52,10 @@ pub fn split(text: &[u8]) -> (Vec<Result<Part, String>>, Option<Problem>) {
         Err(why) => return (Vec::new(), problem(&why, false)),
     };
     let content_type = content_type(&headers);
-    if !content_type.mimetype.starts_with("multipart/") {
+    if !content_type.word.starts_with("multipart/") {
         return (vec![decode(&headers, &content_type, body, text)], None);
     }
-    let Some(boundary) = content_type.params.get("boundary").filter(|b| !b.is_empty()) else {
+    let Some(boundary) = content_type.get("boundary").filter(|b| !b.is_empty()) else {
         return (
             Vec::new(),
             problem("the multipart header names no boundary, so the parts cannot be told apart", false),
@@ -74,45 +76,34 @@ fn one(piece: &[u8]) -> Result<Part, String> {
     decode(&headers, &content_type(&headers), body, piece)
 }
 
-fn headers(text: &[u8]) -> Result<(Vec<MailHeader<'_>>, &[u8]), String> {
-    let (headers, end) =
-        mailparse::parse_headers(text).map_err(|error| format!("the headers cannot be read: {error}"))?;
-    Ok((headers, text.get(end..).unwrap_or_default()))
+fn headers(document: &[u8]) -> Result<(Headers, &[u8]), String> {
+    Headers::read(document).map_err(|why| format!("the headers cannot be read: {why}"))
 }
 
-fn content_type(headers: &[MailHeader<'_>]) -> ParsedContentType {
-    let mut parsed = parse_content_type(headers.get_first_value("Content-Type").as_deref().unwrap_or("text/plain"));
-    parsed.mimetype = parsed.mimetype.trim().to_ascii_lowercase();
-    parsed
+fn content_type(headers: &Headers) -> Value {
+    Value::parse(headers.get("Content-Type").unwrap_or("text/plain"))
 }
 
-fn decode(headers: &[MailHeader<'_>], kind: &ParsedContentType, body: &[u8], whole: &[u8]) -> Result<Part, String> {
-    let mime_type = kind.mimetype.clone();
-    let disposition = headers.get_first_value("Content-Disposition").map(|text| parse_content_disposition(&text));
-    let file_name = disposition.and_then(|d| d.params.get("filename").cloned());
-    let merge = ["Merge-Type", "X-Merge-Type"].into_iter().find_map(|name| headers.get_first_value(name));
-    let launch_index = headers.get_first_value("Launch-Index");
+fn decode(headers: &Headers, kind: &Value, body: &[u8], whole: &[u8]) -> Result<Part, String> {
+    let mime_type = kind.word.clone();
+    let file_name = headers.get("Content-Disposition").and_then(|text| Value::parse(text).get("filename"));
+    let merge = ["Merge-Type", "X-Merge-Type"].into_iter().find_map(|name| headers.get(name)).map(str::to_owned);
+    let launch_index = headers.get("Launch-Index").map(str::to_owned);
     if mime_type.starts_with("multipart/") {
         return Ok(Part { mime_type, file_name, merge, launch_index, body: whole.to_vec() });
     }
-    let encoding = headers.get_first_value("Content-Transfer-Encoding").map(|e| e.trim().to_ascii_lowercase());
-    let known = ["7bit", "8bit", "binary", "base64", "quoted-printable", ""];
-    if let Some(encoding) = encoding.as_deref().filter(|encoding| !known.contains(encoding)) {
-        return Err(format!("the Content-Transfer-Encoding `{encoding}` is not one of MIME"));
-    }
-    let charset = kind.charset.to_ascii_lowercase();
-    let converted = !["utf-8", "utf8", "us-ascii", "ascii", ""].contains(&charset.as_str());
-    let decoded = match Body::new(body, kind, &encoding) {
-        Body::Base64(body) | Body::QuotedPrintable(body) if converted => {
-            body.get_decoded_as_string().map(String::into_bytes)
-        }
-        Body::Base64(body) | Body::QuotedPrintable(body) => body.get_decoded(),
-        Body::SevenBit(body) | Body::EightBit(body) if converted => body.get_as_string().map(String::into_bytes),
-        Body::SevenBit(body) | Body::EightBit(body) => Ok(body.get_raw().to_vec()),
-        Body::Binary(body) => Ok(body.get_raw().to_vec()),
+    let encoding = headers.get("Content-Transfer-Encoding").unwrap_or_default().to_ascii_lowercase();
+    let refused = |why| format!("the part is not what its encoding says ({encoding}): {why}");
+    let bytes = match encoding.as_str() {
+        "base64" => text::base64(body).map_err(refused)?,
+        "quoted-printable" => text::quoted_printable(body),
+        "7bit" | "8bit" | "binary" | "" => body.to_vec(),
+        _ => return Err(format!("the Content-Transfer-Encoding `{encoding}` is not one of MIME")),
     };
-    let encoding = encoding.unwrap_or_default();
-    let body = decoded.map_err(|error| format!("the part is not what its encoding says ({encoding}): {error}"))?;
+    let charset = kind.get("charset").unwrap_or_default().to_ascii_lowercase();
+    // What is in UTF-8 stays as it is: what is none of it is told where the part is read.
+    let is_foreign = encoding != "binary" && !["utf-8", "utf8", "us-ascii", "ascii", ""].contains(&charset.as_str());
+    let body = if is_foreign { text::decode(&charset, bytes)?.into_bytes() } else { bytes };
     Ok(Part { mime_type, file_name, merge, launch_index, body })
 }
 
