@@ -106,7 +106,7 @@ async fn end_packer(packer: Option<Identity>, work: &Path) {
         if let Some(packer) = packer {
             packer.end(CLEAN_UP);
         }
-        process::end_all_within(&work);
+        process::end_all_within(&work, "packer");
     });
     let _ = ended.await;
 }
