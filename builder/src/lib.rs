@@ -7,4 +7,6 @@ pub mod deb;
 pub mod images;
 pub mod journal;
 pub mod packer;
+pub mod regions;
+pub mod stages;
 pub mod system;

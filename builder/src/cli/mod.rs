@@ -13,6 +13,7 @@ use clap::{Parser, Subcommand};
 use crate::bake::Error;
 
 mod bake;
+mod copy;
 mod deb;
 mod graph;
 mod images;
@@ -46,6 +47,8 @@ pub enum Command {
     Images(images::Args),
     /// Print the id of an image's newest one that passed its gate
     Latest(images::LatestArgs),
+    /// Complete an image in every region of the target
+    Copy(copy::Args),
     /// Build the .deb packages of the agent and of kiln itself from a checkout
     Deb(deb::Args),
     /// EC2 on this machine: bake and launch without an account
@@ -67,6 +70,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Template(args) => bake::template(&cli.file, args),
         Command::Images(args) => images::run(&cli.file, &args),
         Command::Latest(args) => images::latest(&cli.file, &args),
+        Command::Copy(args) => copy::run(&cli.file, args),
         Command::Deb(args) => deb::run(&args),
         Command::Lab(command) => kiln_lab::cli::run(command),
         Command::Man(args) => manual::pages(&args),
