@@ -180,8 +180,7 @@ impl Fleet for Ec2 {
     }
 
     async fn instances(&self, image: &str) -> Result<Vec<Instance>, Error> {
-        let mut pages =
-            self.client.describe_instances().filters(filter("image-id", &[image])).into_paginator().send();
+        let mut pages = self.client.describe_instances().filters(filter("image-id", &[image])).into_paginator().send();
         let mut found = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| self.error("DescribeInstances", &error))?;

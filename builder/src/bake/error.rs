@@ -80,7 +80,9 @@ pub enum Error {
     #[error("{0}")]
     Refused(String),
     /// Asked to end before an image was in all regions.
-    #[error("interrupted by {name} before {id} was complete in every region; what was begun goes on there, and the next `kiln bake` or `kiln copy {id}` completes it")]
+    #[error(
+        "interrupted by {name} before {id} was complete in every region; what was begun goes on there, and the next `kiln bake` or `kiln copy {id}` completes it"
+    )]
     Cut {
         /// The signal.
         name: &'static str,

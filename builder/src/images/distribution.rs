@@ -17,7 +17,10 @@ impl Checker<'_> {
     ) -> (Option<String>, Distribution) {
         let at = |key| [Key("targets"), Key(name), Key(key)];
         if target.region.is_some() && !target.regions.is_empty() {
-            self.report(&at("regions"), "`region` stands beside it: name that region first here, and leave `region` out");
+            self.report(
+                &at("regions"),
+                "`region` stands beside it: name that region first here, and leave `region` out",
+            );
         }
         for (index, region) in target.regions.iter().enumerate() {
             let at = [Key("targets"), Key(name), Key("regions"), Item(index)];
@@ -37,11 +40,16 @@ impl Checker<'_> {
         for (region, key) in &target.encrypt {
             let at = [Key("targets"), Key(name), Key("encrypt"), Key(region)];
             if first != Some(region) && !target.regions.contains(region) {
-                self.report(&at, format!("no image of this target is in `{region}`: name it under `regions`, or leave it out"));
+                self.report(
+                    &at,
+                    format!("no image of this target is in `{region}`: name it under `regions`, or leave it out"),
+                );
             } else if key.trim().is_empty() {
                 self.report(&at, "the key is empty: write its id, its ARN or its alias as alias/NAME");
             } else if key.ends_with(AWS_KEY) && !target.share_with.is_empty() {
-                let why = format!("what is encrypted with {AWS_KEY} cannot be shared: use a key of your own, or no `share_with`");
+                let why = format!(
+                    "what is encrypted with {AWS_KEY} cannot be shared: use a key of your own, or no `share_with`"
+                );
                 self.report(&at, why);
             }
         }

@@ -93,7 +93,11 @@ async fn complete(
     }
     // The API has lied before: what was not seen did not happen.
     let (_, lacks) = wanted.look(api, region).await?;
-    if lacks.is_nothing() { Ok(done) } else { Err(Error::Told(format!("{} lacks {lacks} after all was written", image.id))) }
+    if lacks.is_nothing() {
+        Ok(done)
+    } else {
+        Err(Error::Told(format!("{} lacks {lacks} after all was written", image.id)))
+    }
 }
 
 /// Orders a copy. What failed before is taken away first: it has the name.

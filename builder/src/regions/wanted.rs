@@ -149,7 +149,10 @@ pub(super) mod tests {
         let wanted = wanted(Distribution::default());
         let now = time("2026-01-02T00:00:00Z");
         let bare = wanted.lacks(&image("ami-2", &[]), "eu-west-1", &[], now);
-        assert_eq!(bare.tags, [("application", "app"), (COPIED_FROM, "ami-home")].map(|(k, v)| (k.into(), v.into())).into());
+        assert_eq!(
+            bare.tags,
+            [("application", "app"), (COPIED_FROM, "ami-home")].map(|(k, v)| (k.into(), v.into())).into()
+        );
         assert_eq!(bare.gate.as_deref(), Some("passed x"), "it is written after all else");
         let tags = [("application", "app"), (COPIED_FROM, "ami-home"), ("gate", "passed x"), ("theirs", "1")];
         assert!(wanted.lacks(&image("ami-2", &tags), "eu-west-1", &[], now).is_nothing());
