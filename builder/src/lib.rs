@@ -2,6 +2,7 @@
 
 pub mod aws;
 pub mod bake;
+pub mod canary;
 pub mod cli;
 pub mod deb;
 pub mod images;

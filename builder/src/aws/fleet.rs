@@ -8,6 +8,7 @@ use aws_sdk_ec2::types::{RequestLaunchTemplateData, SummaryStatus, Tag};
 
 use super::ec2::{Ec2, refused};
 use super::{Error, filter};
+use crate::packer::RUN_TAG;
 
 /// A launch template.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,8 +78,9 @@ pub trait Fleet {
     /// Writes a tag on a template, or takes it away.
     fn mark(&self, id: &str, key: &str, value: Option<&str>) -> impl Future<Output = Result<(), Error>>;
 
-    /// The instances of an image, those too that were just terminated.
-    fn instances(&self, image: &str) -> impl Future<Output = Result<Vec<Instance>, Error>>;
+    /// The instances of an image that were launched since, those too that were just terminated, but for those
+    /// that a bake launched.
+    fn instances(&self, image: &str, since: jiff::Timestamp) -> impl Future<Output = Result<Vec<Instance>, Error>>;
 }
 
 /// Auto scaling groups of one region.
@@ -179,13 +181,19 @@ impl Fleet for Ec2 {
         }
     }
 
-    async fn instances(&self, image: &str) -> Result<Vec<Instance>, Error> {
+    async fn instances(&self, image: &str, since: jiff::Timestamp) -> Result<Vec<Instance>, Error> {
+        // The API counts in whole seconds.
+        let since = since.as_second();
         let mut pages = self.client.describe_instances().filters(filter("image-id", &[image])).into_paginator().send();
         let mut found = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| self.error("DescribeInstances", &error))?;
             for instance in page.reservations().iter().flat_map(|reservation| reservation.instances()) {
                 let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
+                let of_a_bake = instance.tags().iter().any(|tag| tag.key() == Some(RUN_TAG));
+                if of_a_bake || instance.launch_time().is_some_and(|time| time.secs() < since) {
+                    continue;
+                }
                 found.push(Instance {
                     id: text(instance.instance_id()),
                     state: text(instance.state().and_then(|state| state.name()).map(|name| name.as_str())),

@@ -13,6 +13,7 @@ use clap::{Parser, Subcommand};
 use crate::bake::Error;
 
 mod bake;
+mod canary;
 mod copy;
 mod deb;
 mod graph;
@@ -50,6 +51,9 @@ pub enum Command {
     Latest(images::LatestArgs),
     /// Move an image on: from candidate to canary, from canary to production
     Promote(stages::PromoteArgs),
+    /// Let some machines try an image before the others get it
+    #[command(subcommand)]
+    Canary(canary::Command),
     /// Put the image back into production that was there before
     Rollback(stages::RollbackArgs),
     /// Complete an image in every region of the target
@@ -76,6 +80,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Images(args) => images::run(&cli.file, &args),
         Command::Latest(args) => images::latest(&cli.file, &args),
         Command::Promote(args) => stages::promote(&cli.file, args),
+        Command::Canary(command) => canary::run(&cli.file, command),
         Command::Rollback(args) => stages::rollback(&cli.file, args),
         Command::Copy(args) => copy::run(&cli.file, args),
         Command::Deb(args) => deb::run(&args),

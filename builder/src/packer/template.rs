@@ -258,6 +258,7 @@ mod tests {
             region: "eu-west-1".into(),
             api,
             base: "ami-1".into(),
+            key: None,
             instance_type: "t3.small".into(),
             ssh_username: "admin".into(),
         }
