@@ -141,11 +141,13 @@ impl Fleet for Ec2 {
             found => found.map_err(|error| self.error("DescribeLaunchTemplates", &error))?,
         };
         let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
-        Ok(found.launch_templates().first().map(|template| Template {
-            id: text(template.launch_template_id()),
-            name: text(template.launch_template_name()),
-            tags: template.tags().iter().map(|tag| (text(tag.key()), text(tag.value()))).collect(),
-        }))
+        let Some(template) = found.launch_templates().first() else { return Ok(None) };
+        let id = text(template.launch_template_id());
+        // Asked for by themselves: an emulator tells only those tags with a template that it was made with.
+        let tags = self.client.describe_tags().filters(filter("resource-id", &[&id])).send().await;
+        let tags = tags.map_err(|error| self.error("DescribeTags", &error))?;
+        let tags = tags.tags().iter().map(|tag| (text(tag.key()), text(tag.value()))).collect();
+        Ok(Some(Template { id, name: text(template.launch_template_name()), tags }))
     }
 
     async fn version(&self, id: &str, version: &str) -> Result<Option<TemplateVersion>, Error> {

@@ -181,3 +181,6 @@ impl std::fmt::Display for Lacks {
         write!(f, "{}", words.join(", "))
     }
 }
+
+#[cfg(test)]
+mod tests;

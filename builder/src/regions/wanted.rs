@@ -100,11 +100,12 @@ impl Wanted {
         let gate = tags.remove(base::GATE_TAG);
         let accounts = self.distribution.share_with.iter().filter(|account| !shared.contains(account));
         let has = image.deprecated.as_ref().and_then(|at| at.parse::<Timestamp>().ok());
+        let soon = now.checked_add(SOON).unwrap_or(now);
         let deprecation = self.deprecation().and_then(|wanted| match has {
-            // What is past was true once: it stays as it is.
-            Some(has) if has <= now && wanted <= now => None,
+            // Its day has come, and it has been told that it comes: no later date is wanted.
+            Some(has) if wanted <= soon && has <= soon => None,
             Some(has) if has.duration_since(wanted).abs() <= MINUTE => None,
-            _ => Some(wanted.max(now.checked_add(SOON).unwrap_or(now))),
+            _ => Some(wanted.max(soon)),
         });
         Lacks {
             tags,
@@ -172,6 +173,7 @@ pub(super) mod tests {
         assert_eq!(lacks(Some("2026-01-02T00:00:00.000Z"), before), None);
         assert_eq!(lacks(Some("2026-01-05T00:00:00.000Z"), before), Some(time("2026-01-02T00:00:00Z")));
         assert_eq!(lacks(None, after), Some(time("2026-03-01T00:05:00Z")));
+        assert_eq!(lacks(Some("2026-03-01T00:05:00.000Z"), after), None, "as it was just set");
         assert_eq!(lacks(Some("2026-01-02T00:00:00.000Z"), after), None);
     }
 

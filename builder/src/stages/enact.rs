@@ -147,14 +147,19 @@ pub(super) async fn enact(
     let history = first[0].1.history(&parameter).await?;
     let before = before(&history, images, &places.home);
     let changes = rules::restage(images, &places.home, &chosen.name, before, to);
-    let tagged = join_all(places.images.iter().map(async |(region, api)| {
-        for (image, stage) in &changes {
-            let Some(at) = image.places.get(region) else { continue };
-            api.label(&[&at.id], &labels(image, *stage, &places.home, image.name == chosen.name, act)).await?;
-        }
-        Ok::<_, aws::Error>(())
-    }))
-    .await;
+    let tagged =
+        join_all(places.images.iter().zip(&places.parameters).map(async |((region, api), (_, parameters))| {
+            // Tags come last: as long as they differ, the next run knows that something is to be done.
+            if act.record.starts_with(ROLLED_BACK) {
+                leave_canary(parameters, line, region, &changes, &place(region), act).await?;
+            }
+            for (image, stage) in &changes {
+                let Some(at) = image.places.get(region) else { continue };
+                api.label(&[&at.id], &labels(image, *stage, &places.home, image.name == chosen.name, act)).await?;
+            }
+            Ok::<_, aws::Error>(())
+        }))
+        .await;
 
     let already = changes.is_empty() && pointed.iter().all(|pointed| matches!(pointed, Ok(false)));
     let regions = places.images.iter().zip(pointed).zip(tagged).map(|(((region, _), pointed), tagged)| Placed {
@@ -170,6 +175,25 @@ pub(super) async fn enact(
         regions: regions.collect(),
         others: others.map(|(image, stage)| (image.name.clone(), *stage)).collect(),
     })
+}
+
+/// After a rollback no canary is to take what was rolled back: where it has that, it gets what production has.
+async fn leave_canary(
+    parameters: &impl Parameters,
+    line: &str,
+    region: &str,
+    changes: &[(&Logical, Stage)],
+    image: &str,
+    act: &Act,
+) -> Result<(), aws::Error> {
+    let canary = rules::parameter(line, Stage::Canary);
+    let Some(Version { image: tried, .. }) = parameters.history(&canary).await?.pop() else { return Ok(()) };
+    let retired = changes.iter().filter(|(_, stage)| *stage == Stage::Retired);
+    let mut ids = retired.filter_map(|(image, _)| image.places.get(region)).map(|at| &at.id);
+    if ids.any(|id| *id == tried) {
+        parameters.set(&canary, &Version { image: image.to_owned(), record: act.record.clone() }).await?;
+    }
+    Ok(())
 }
 
 /// Whether parameters and tags of production say the same everywhere.

@@ -4,6 +4,7 @@
 
 mod apt;
 mod boot;
+mod canary;
 mod disks;
 mod empty_root;
 mod gate;
@@ -11,6 +12,7 @@ mod labs;
 mod phone_home;
 mod puppet;
 mod refusals;
+mod regions;
 mod root;
 mod route53;
 mod users;
