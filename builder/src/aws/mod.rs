@@ -1,14 +1,22 @@
 //! The only AWS calls of the builder: a small trait per need, and [`Ec2`], which answers them all.
 
+mod copies;
+mod door;
 mod ec2;
+mod fleet;
 mod lease;
+mod parameters;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
+pub use copies::{Copied, Copies, Order, State};
+pub use door::Door;
 pub use ec2::Ec2;
 use ec2::filter;
+pub use fleet::{Fleet, Group, Groups, Instance, Scaling, Template, TemplateVersion};
 pub use lease::{Held, Leases};
+pub use parameters::{Parameters, Ssm, Version};
 
 /// An image as the API describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

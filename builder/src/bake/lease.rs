@@ -62,7 +62,7 @@ impl Lease {
 /// When the API does not answer.
 pub async fn take(session: &Session<'_>, recipe: &Recipe, run: &RunId, progress: &Progress) -> Result<Lease, Error> {
     let name = format!("kiln-lease-{}-{}", recipe.name, recipe.arch.name());
-    let us = Holder::us(run);
+    let us = Holder::us(Some(run));
     loop {
         let told = |who: &str| progress.say(&format!("waiting for the bake of {} on {who}", recipe.name));
         let held = match acquire(&session.site.ec2, &name, &us, told).await? {
@@ -84,6 +84,22 @@ pub async fn take(session: &Session<'_>, recipe: &Recipe, run: &RunId, progress:
     }
 }
 
+/// Takes a lease for work of which nothing has to be looked for when its holder dies: whoever comes next sees
+/// what is there and goes on from it. Waits as long as somebody who lives has it.
+///
+/// # Errors
+/// When the API does not answer.
+pub async fn hold(api: &impl Leases, name: &str, progress: &Progress) -> Result<Lease, aws::Error> {
+    let us = Holder::us(None);
+    loop {
+        let told = |who: &str| progress.say(&format!("waiting for another kiln on {who} ({name})"));
+        match acquire(api, name, &us, told).await? {
+            Acquired::Ours(id) => return Ok(Lease { id }),
+            Acquired::Dead(held) => api.release(&held.id).await?,
+        }
+    }
+}
+
 /// Whoever asks for a lease.
 struct Holder {
     tags: BTreeMap<String, String>,
@@ -91,19 +107,18 @@ struct Holder {
 }
 
 impl Holder {
-    fn us(run: &RunId) -> Holder {
+    fn us(run: Option<&RunId>) -> Holder {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let process = i32::try_from(std::process::id()).ok().and_then(Identity::of);
         let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let tags = [
-            (RUN, run.id.clone()),
-            (NAME, run.image_name.clone()),
+        let mut tags = vec![
             (HOST, host),
             (BOOT, boot.clone()),
             (PROCESS, process.map(|process| process.to_string()).unwrap_or_default()),
             (SIGN, "0".to_owned()),
         ];
-        Holder { tags: tags.map(|(key, value)| (key.to_owned(), value)).into(), boot }
+        tags.extend(run.into_iter().flat_map(|run| [(RUN, run.id.clone()), (NAME, run.image_name.clone())]));
+        Holder { tags: tags.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(), boot }
     }
 
     /// Whether that holder was on this machine and is no more.

@@ -7,9 +7,10 @@ use futures_util::stream::FuturesUnordered;
 
 use super::progress::Progress;
 use super::session::Session;
-use super::{Baked, Error, one, recover};
+use super::{Baked, Error, one, recover, report};
 use crate::images::graph::Graph;
 use crate::images::{Recipe, base};
+use crate::regions;
 use crate::system::process::Stop;
 
 /// Which images.
@@ -34,6 +35,8 @@ pub struct Summary {
     pub failed: usize,
     /// They were not tried.
     pub left_out: usize,
+    /// They are there, but not complete in every region of the target.
+    pub incomplete: usize,
 }
 
 /// Bakes what is out of date, at most `parallel` images at once. A failure stops what is built on it and
@@ -59,6 +62,8 @@ pub async fn bake(
     let mut ended: HashMap<&str, Option<Baked>> = HashMap::new();
     let asked: HashSet<&str> = waiting.iter().map(|recipe| recipe.name.as_str()).collect();
     let mut running = FuturesUnordered::new();
+    // Copies take long and need no machine of ours: whatever is built on an image does not wait for them.
+    let mut copying = FuturesUnordered::new();
     let mut summary = Summary::default();
     loop {
         let mut later = Vec::new();
@@ -87,18 +92,39 @@ pub async fn bake(
             }
         }
         waiting = later;
+        if running.is_empty() && copying.is_empty() {
+            if waiting.is_empty() {
+                return Ok(summary);
+            }
+            // Only while everything that waits was just left out.
+            continue;
+        }
         tokio::select! {
-            next = running.next() => match next {
-                Some((recipe, outcome, progress)) => {
-                    ended.insert(&recipe.name, told(outcome, &progress, &mut summary));
+            Some((recipe, outcome, progress)) = running.next() => {
+                let baked = told(outcome, &progress, &mut summary);
+                if let Some(baked) = &baked {
+                    copying.push(spread(session, recipe, baked.clone(), progress));
                 }
-                None if waiting.is_empty() => return Ok(summary),
-                // Only while everything that waits was just left out.
-                None => {}
-            },
+                ended.insert(&recipe.name, baked);
+            }
+            Some(complete) = copying.next() => summary.incomplete += usize::from(!complete),
             name = stop.requested(), if stopped.is_none() => stopped = Some(name),
         }
     }
+}
+
+/// Brings an image into every region of the target; answers whether it is complete there.
+async fn spread(session: &Session<'_>, recipe: &Recipe, baked: Baked, progress: Progress) -> bool {
+    let image = (baked.image.id.as_str(), baked.image.name.as_str());
+    let outcomes = regions::spread(&session.site, &session.journal, &recipe.name, image, &progress).await;
+    let written = outcomes.and_then(|outcomes| {
+        baked.report.as_ref().map_or(Ok(()), |folder| report::regions(folder, &outcomes))?;
+        Ok(outcomes.iter().all(|outcome| outcome.done.is_ok()))
+    });
+    written.unwrap_or_else(|error| {
+        progress.failed(&error);
+        false
+    })
 }
 
 /// Says what came of an image and counts it.

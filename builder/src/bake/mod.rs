@@ -9,7 +9,7 @@
 //! - `recover`, `leftovers`: what a bake left that failed or was killed.
 
 mod error;
-mod lease;
+pub(crate) mod lease;
 mod leftovers;
 pub mod many;
 mod one;

@@ -79,6 +79,7 @@ impl Plan {
             base: base.id.clone(),
             instance_type: recipe.instance_type.clone().unwrap_or_else(|| recipe.arch.instance_type().to_owned()),
             ssh_username: recipe.ssh_username.clone(),
+            key: site.distribution.keys.get(&site.region).cloned(),
         };
         let template = Template {
             builders: [machine.builder()],
@@ -194,7 +195,7 @@ fn add_path(content: &mut Content, label: &str, path: &Path) -> Result<(), Error
 }
 
 /// Who runs this; under sudo, who called it.
-fn user() -> String {
+pub(crate) fn user() -> String {
     let own = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name);
     std::env::var("SUDO_USER").ok().or_else(own).unwrap_or_else(|| nix::unistd::getuid().to_string())
 }
@@ -247,6 +248,7 @@ mod tests {
             region: "eu-west-1".into(),
             api,
             base: "ami-1".into(),
+            key: None,
             instance_type: "t3.small".into(),
             ssh_username: "admin".into(),
         };

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Error;
 use super::many::Summary;
+use crate::regions::Outcome;
 
 /// The parts of a bake, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,12 +126,30 @@ impl Progress {
         self.line("left out", why, json!({"event": "left out", "cause": why}));
     }
 
+    /// What became of the image in one region.
+    pub fn region(&self, outcome: &Outcome) {
+        let id = outcome.image.as_deref().unwrap_or("-");
+        let text = match &outcome.done {
+            Ok(done) => format!("{} {id} {}", outcome.region, done.name()),
+            Err(why) => format!("{} {id} failed: {why}", outcome.region),
+        };
+        let mut event = json!({"event": "region"});
+        if let (Some(event), Value::Object(outcome)) = (event.as_object_mut(), outcome.json()) {
+            event.extend(outcome);
+        }
+        self.line("region", &text, event);
+    }
+
     /// How it went with several images.
     pub fn summary(&self, summary: &Summary) {
-        let Summary { baked, unchanged, failed, left_out } = *summary;
-        let text = format!("{baked} baked, {unchanged} unchanged, {failed} failed, {left_out} left out");
+        let Summary { baked, unchanged, failed, left_out, incomplete } = *summary;
+        let mut text = format!("{baked} baked, {unchanged} unchanged, {failed} failed, {left_out} left out");
+        if incomplete > 0 {
+            text += &format!(", {incomplete} not in every region");
+        }
         let event = json!({
             "event": "summary", "baked": baked, "unchanged": unchanged, "failed": failed, "left_out": left_out,
+            "incomplete": incomplete,
         });
         self.line("", &text, event);
     }

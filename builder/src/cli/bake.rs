@@ -91,7 +91,11 @@ pub fn run(file: &Path, args: Args) -> ExitCode {
             if !matches!(&wanted, Wanted::Named(names) if names.len() == 1) {
                 progress.summary(&summary);
             }
-            if summary.failed + summary.left_out == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if summary.failed + summary.left_out + summary.incomplete == 0 {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
         }
         Err(error) => {
             progress.failed(&error);

@@ -12,6 +12,8 @@ use crate::bake::Error;
 use crate::bake::progress::Format;
 use crate::bake::site::Site;
 use crate::images::{self, base};
+use crate::stages::rules::{STAGE_TAG, Stage};
+use crate::stages::{self, line};
 
 /// Arguments of `images`.
 #[derive(Debug, ClapArgs)]
@@ -19,6 +21,9 @@ pub struct Args {
     /// Whose images; without it, those of the default target of kiln.yaml
     #[arg(long, value_name = "TARGET")]
     target: Option<String>,
+    /// Only images in this stage
+    #[arg(long, value_enum)]
+    stage: Option<Stage>,
     /// What to print
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -29,6 +34,12 @@ pub struct Args {
 pub struct LatestArgs {
     /// The image, by its name in kiln.yaml
     image: String,
+    /// Not the newest that passed, but the one in this stage
+    #[arg(long, value_enum)]
+    stage: Option<Stage>,
+    /// The region whose id is asked for; without it, the one in which images are baked
+    #[arg(long, value_name = "REGION", requires = "stage")]
+    region: Option<String>,
     /// Where to look; without it, at the default target of kiln.yaml
     #[arg(long, value_name = "TARGET")]
     target: Option<String>,
@@ -40,7 +51,7 @@ const TAGS: [(&str, &str); 6] = [
     ("ROLE", "role"),
     ("VERSION", "version"),
     ("ANCESTOR", "ancestor"),
-    ("STAGE", "stage"),
+    ("STAGE", STAGE_TAG),
     ("GATE", base::GATE_TAG),
 ];
 
@@ -49,7 +60,9 @@ pub fn run(file: &Path, args: &Args) -> ExitCode {
     let images = run_async(async {
         let file = images::load(file)?;
         let site = Site::open(file.target(args.target.as_deref())?).await?;
-        Ok(base::all(&site.ec2).await?)
+        let mut images = base::all(&site.ec2).await?;
+        images.retain(|image| args.stage.is_none_or(|stage| image.tag(STAGE_TAG) == stage.name()));
+        Ok(images)
     });
     finish(images.map(|images: Vec<Ami>| match args.format {
         Format::Text => print(&table(&images)),
@@ -57,20 +70,20 @@ pub fn run(file: &Path, args: &Args) -> ExitCode {
     }))
 }
 
-/// Prints the id of the newest image of a line that passed its gate. Exit 1 when there is none.
+/// Prints the id of the newest image of a line that passed its gate, or of the one in a stage. Exit 1 when there is none.
 pub fn latest(file: &Path, args: &LatestArgs) -> ExitCode {
     let found = run_async(async {
         let file = images::load(file)?;
         let recipe = file.image(&args.image)?;
         let site = Site::open(file.target(args.target.as_deref())?).await?;
-        base::latest(&site.ec2, &recipe.name).await?.ok_or_else(|| {
-            let (name, site) = (&recipe.name, &site.name);
-            Error::Name(format!(
-                "there is no image of {name} at {site} that passed its gate; bake it: kiln bake {name}"
-            ))
-        })
+        if let Some(stage) = args.stage {
+            return stages::current(&site, &recipe.name, stage, args.region.as_deref()).await;
+        }
+        let found = base::latest(&site.ec2, &recipe.name).await?;
+        let found = found.ok_or_else(|| Error::Refused(line::none_passed(&recipe.name, &site.name)));
+        found.map(|image| image.id)
     });
-    finish(found.map(|image: Ami| print(&format!("{}\n", image.id))))
+    finish(found.map(|id| print(&format!("{id}\n"))))
 }
 
 fn table(images: &[Ami]) -> String {

@@ -14,11 +14,11 @@ const NAMED_OWNERS: [&str; 3] = ["self", "amazon", "aws-marketplace"];
 
 /// A step on the way from the root of the document to a value.
 #[derive(Clone, Copy)]
-enum Step<'a> {
+pub(super) enum Step<'a> {
     Key(&'a str),
     Item(usize),
 }
-use Step::{Item, Key};
+pub(super) use Step::{Item, Key};
 
 /// Collects what is wrong.
 pub(super) struct Checker<'a> {
@@ -68,8 +68,8 @@ impl<'a> Checker<'a> {
                     continue;
                 }
             };
-            let region = target.region.as_ref().or(file.defaults.region.as_ref()).cloned();
-            let target = Target { name: name.clone(), endpoint, region };
+            let (region, distribution) = self.distribution(name, target, file.defaults.region.as_ref());
+            let target = Target { name: name.clone(), endpoint, region, distribution };
             checked.insert(name.clone(), target);
         }
         checked
@@ -99,8 +99,7 @@ impl<'a> Checker<'a> {
                     );
                 }
                 for (index, owner) in filter.owners.iter().enumerate() {
-                    let account = owner.len() == 12 && owner.bytes().all(|byte| byte.is_ascii_digit());
-                    if !account && !NAMED_OWNERS.contains(&owner.as_str()) {
+                    if !is_account(owner) && !NAMED_OWNERS.contains(&owner.as_str()) {
                         self.report(
                             &[ami[0], ami[1], ami[2], ami[3], Key("owners"), Item(index)],
                             format!(
@@ -177,7 +176,7 @@ impl<'a> Checker<'a> {
         self.findings.push(finding);
     }
 
-    fn report(&mut self, at: &[Step<'_>], message: impl Into<String>) {
+    pub(super) fn report(&mut self, at: &[Step<'_>], message: impl Into<String>) {
         let finding = self.finding(at, message);
         self.findings.push(finding);
     }
@@ -200,6 +199,11 @@ impl<'a> Checker<'a> {
             (Item(_), _) => Some(node),
         })
     }
+}
+
+/// Whether this is the number of an account.
+pub(super) fn is_account(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The way from this image along `from` back to itself, if it leads there.

@@ -133,6 +133,8 @@ pub(crate) mod tests {
              tests: [app.bats]\n    gate_timeout: 90s\n    user_data: {write_files: [{path: /x, permissions: 0644}]}\n  \
              golden: {layer: golden, from: {ami: {owners: [self], name: \"debian-*\"}}}\n\
              targets:\n  here: {kind: amazon-ebs, endpoint: lab}\n  there: {kind: amazon-ebs, region: us-east-1}\n  \
+             wide: {kind: amazon-ebs, regions: [eu-west-1, us-gov-east-1], share_with: 111122223333, \
+             encrypt: {eu-west-1: alias/ours}, deprecate_after: 90d}\n  \
              else: {kind: amazon-ebs, endpoint: \"http://127.0.0.1:5000\"}\n",
         )
         .unwrap();
@@ -144,12 +146,20 @@ pub(crate) mod tests {
         assert_eq!(file.target(None).unwrap().endpoint, Endpoint::Lab);
         assert_eq!(file.target(Some("there")).unwrap().region.as_deref(), Some("us-east-1"));
         assert_eq!(file.target(Some("else")).unwrap().region.as_deref(), Some("eu-west-1"), "the default");
+        assert!(file.target(Some("else")).unwrap().distribution.is_nothing());
+        let wide = file.target(Some("wide")).unwrap();
+        assert_eq!(wide.region.as_deref(), Some("eu-west-1"), "the first is where it is baked");
+        assert_eq!(wide.distribution.copies, ["us-gov-east-1"]);
+        assert_eq!(wide.distribution.share_with, ["111122223333"], "as spelled");
+        assert_eq!(wide.distribution.keys["eu-west-1"], "alias/ours");
+        assert_eq!(wide.distribution.deprecate_after.map(|span| span.as_secs()), Some(90 * 86400));
         assert_eq!(file.target(Some("else")).unwrap().endpoint, Endpoint::Url("http://127.0.0.1:5000".to_owned()));
     }
 
     #[test]
     fn every_mistake_is_answered_at_its_place() {
         let app = |keys: &str| format!("images:\n  {GOLDEN}\n  app:\n    layer: app\n    from: golden\n    {keys}\n");
+        let target = |keys: &str| format!("targets: {{t: {{kind: amazon-ebs, {keys}}}}}");
         let cases: &[(String, &str)] = &[
             ("imags: {}".into(), "kiln.yaml:1:1: error: imags: unknown key; did you mean `images`?"),
             (
@@ -238,9 +248,32 @@ pub(crate) mod tests {
                 "kiln.yaml:1:43: error: targets.t.endpoint: neither `lab` nor an address that begins with http:// or https://",
             ),
             (
-                "targets: {t: {kind: amazon-ebs, regions: [x]}}".into(),
-                "targets.t.regions: unknown key; did you mean `region`?",
+                target("regins: [eu-west-1]"),
+                "kiln.yaml:1:33: error: targets.t.regins: unknown key; did you mean `regions`?",
             ),
+            (
+                target("regions: [eu-west-1, east]"),
+                "kiln.yaml:1:54: error: targets.t.regions[1]: `east` is no region; they are written as eu-west-1",
+            ),
+            (target("regions: [us-east-1, us-east-1]"), "targets.t.regions[1]: `us-east-1` stands twice"),
+            (
+                target("region: us-east-1, regions: [us-east-1]"),
+                "targets.t.regions: `region` stands beside it: name that region first here",
+            ),
+            (
+                target("share_with: [friends]"),
+                "targets.t.share_with[0]: `friends` is no account: write its 12 digits in quotes",
+            ),
+            (
+                target("regions: [us-east-1], encrypt: {eu-west-1: k}"),
+                "targets.t.encrypt.eu-west-1: no image of this target is in `eu-west-1`",
+            ),
+            (target("region: us-east-1, encrypt: {us-east-1: ''}"), "targets.t.encrypt.us-east-1: the key is empty"),
+            (
+                target("region: us-east-1, encrypt: {us-east-1: alias/aws/ebs}, share_with: ['111122223333']"),
+                "targets.t.encrypt.us-east-1: what is encrypted with alias/aws/ebs cannot be shared",
+            ),
+            (target("deprecate_after: 90"), "targets.t.deprecate_after: `90` has no unit"),
             (
                 "defaults: {target: lb}\ntargets: {lab: {kind: amazon-ebs, endpoint: lab}}".into(),
                 "kiln.yaml:1:20: error: defaults.target: there is no target `lb`; did you mean `lab`?",

@@ -3,6 +3,7 @@
 //! - `types`: the keys.
 //! - `load`: the file to [`Kilnfile`], with every finding at its place.
 //! - `check`: what must fit together: names, bases, cycles, files that are there.
+//! - `distribution`: what a target says of regions and accounts.
 //! - `graph`: which image is built on which.
 //! - `base`: the newest image that another is built on.
 //! - `names`: name, tags and description of a new image.
@@ -10,6 +11,7 @@
 
 pub mod base;
 mod check;
+mod distribution;
 mod error;
 pub mod graph;
 pub mod inputs;
@@ -110,6 +112,28 @@ pub struct Target {
     pub endpoint: Endpoint,
     /// The region; without it, the lab's or that of the environment.
     pub region: Option<String>,
+    /// What becomes of an image there once it has passed.
+    pub distribution: Distribution,
+}
+
+/// Where else an image is to be, and for whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Distribution {
+    /// The regions that get a copy.
+    pub copies: Vec<String>,
+    /// The accounts that may launch it, in every region.
+    pub share_with: Vec<String>,
+    /// By region, the key that the image is encrypted with.
+    pub keys: IndexMap<String, String>,
+    /// How long after it was made it is offered to those who look for images.
+    pub deprecate_after: Option<Duration>,
+}
+
+impl Distribution {
+    /// Whether a bake is over with its image.
+    pub fn is_nothing(&self) -> bool {
+        self.copies.is_empty() && self.share_with.is_empty() && self.deprecate_after.is_none()
+    }
 }
 
 /// An API of EC2.

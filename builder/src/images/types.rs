@@ -84,6 +84,14 @@ pub(super) struct Target {
     pub endpoint: Option<String>,
     #[serde(default)]
     pub region: Option<String>,
+    #[serde(default)]
+    pub regions: Vec<String>,
+    #[serde(default)]
+    pub share_with: Vec<String>,
+    #[serde(default)]
+    pub encrypt: IndexMap<String, String>,
+    #[serde(default)]
+    pub deprecate_after: Option<Timeout>,
 }
 
 /// The builder of packer that makes the image.

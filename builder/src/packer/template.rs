@@ -60,6 +60,8 @@ pub struct AmazonEbs {
     run_volume_tags: IndexMap<String, String>,
     aws_polling: Polling,
     #[serde(flatten)]
+    encryption: Option<Encryption>,
+    #[serde(flatten)]
     endpoint: Option<CustomEndpoint>,
     #[serde(flatten)]
     lab: Option<LabOnly>,
@@ -70,6 +72,13 @@ pub struct AmazonEbs {
 struct Polling {
     delay_seconds: u32,
     max_attempts: u32,
+}
+
+/// Keys for an image whose snapshots are encrypted.
+#[derive(Debug, Serialize)]
+struct Encryption {
+    encrypt_boot: bool,
+    kms_key_id: String,
 }
 
 /// Keys for an API that is not AWS's own.
@@ -155,6 +164,8 @@ pub struct Machine {
     pub instance_type: String,
     /// Whom to log in as.
     pub ssh_username: String,
+    /// The key to encrypt it with.
+    pub key: Option<String>,
 }
 
 impl Machine {
@@ -188,6 +199,8 @@ impl Machine {
             } else {
                 Polling { delay_seconds: 15, max_attempts: 240 }
             },
+            // The lab's images are folders: there is nothing to encrypt.
+            encryption: self.key.clone().filter(|_| !lab).map(|key| Encryption { encrypt_boot: true, kms_key_id: key }),
             endpoint: match &self.api {
                 Api::Aws => None,
                 Api::Url(url) | Api::Lab(url) => Some(CustomEndpoint {
@@ -245,6 +258,7 @@ mod tests {
             region: "eu-west-1".into(),
             api,
             base: "ami-1".into(),
+            key: None,
             instance_type: "t3.small".into(),
             ssh_username: "admin".into(),
         }

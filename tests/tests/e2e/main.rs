@@ -4,6 +4,7 @@
 
 mod apt;
 mod boot;
+mod canary;
 mod disks;
 mod drop_in;
 mod empty_root;
@@ -13,6 +14,7 @@ mod labs;
 mod phone_home;
 mod puppet;
 mod refusals;
+mod regions;
 mod root;
 mod route53;
 mod users;
