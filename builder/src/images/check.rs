@@ -4,8 +4,10 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 use kiln_schema::diagnostic::{Diagnostic, Severity, nearest};
+use kiln_schema::seal::IDS;
 use kiln_schema::yaml::{Node, Place, Value};
 
+use super::names::{LONGEST_TAG, skipped};
 use super::types::{File, From, Image};
 use super::{Endpoint, Target};
 
@@ -51,6 +53,7 @@ impl<'a> Checker<'a> {
             self.base(name, image, file);
             self.inputs(name, image);
             self.user_data(name);
+            self.seal(name, image);
         }
     }
 
@@ -161,6 +164,25 @@ impl<'a> Checker<'a> {
         }
     }
 
+    fn seal(&mut self, name: &str, image: &Image) {
+        let at = [Key("images"), Key(name), Key("seal"), Key("skip")];
+        for (id, reason) in &image.seal.skip {
+            let at = [at[0], at[1], at[2], at[3], Key(id)];
+            if !IDS.contains(&id.as_str()) {
+                self.unknown(&at, "entry of the seal's checklist", id, IDS.iter().copied());
+            } else if reason.trim().is_empty() || reason.chars().any(char::is_control) {
+                self.report(&at, "say why in one line: the reason is recorded on the image");
+            }
+        }
+        let length = skipped(&image.seal.skip).map_or(0, |tag| tag.chars().count());
+        if length > LONGEST_TAG {
+            let message = format!(
+                "with its reasons this is {length} characters, and a tag takes {LONGEST_TAG}: shorten the reasons"
+            );
+            self.report(&at, message);
+        }
+    }
+
     fn nameable(&mut self, at: &[Step<'_>], text: &str) {
         let fits = |c: char| c.is_ascii_alphanumeric() || ['.', '_', '-'].contains(&c);
         if text.is_empty() || !text.chars().all(fits) {
@@ -171,9 +193,15 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn unknown<'k>(&mut self, at: &[Step<'_>], what: &str, name: &str, known: impl IntoIterator<Item = &'k String>) {
+    fn unknown<'k, K: AsRef<str> + ?Sized + 'k>(
+        &mut self,
+        at: &[Step<'_>],
+        what: &str,
+        name: &str,
+        known: impl IntoIterator<Item = &'k K>,
+    ) {
         let mut finding = self.finding(at, format!("there is no {what} `{name}`"));
-        finding.suggestion = nearest(name, known.into_iter().map(String::as_str));
+        finding.suggestion = nearest(name, known.into_iter().map(AsRef::as_ref));
         self.findings.push(finding);
     }
 

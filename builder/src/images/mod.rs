@@ -81,6 +81,10 @@ pub struct Recipe {
     pub tests: Vec<Input>,
     /// Keys of cloud-config for the bake, as spelled: a mode `0644` must not become 420.
     pub user_data: Option<Node>,
+    /// Entries of the seal's checklist that are passed over, each with the reason.
+    pub seal_skip: IndexMap<String, String>,
+    /// Whether two instances of the new image are compared before it counts.
+    pub prove: bool,
 }
 
 /// A file or folder on the machine of whoever bakes.

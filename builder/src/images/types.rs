@@ -28,6 +28,7 @@ pub(super) struct Defaults {
     pub ssh_username: Option<String>,
     pub gate_timeout: Option<Timeout>,
     pub instance_type: Option<String>,
+    pub prove: Option<bool>,
 }
 
 /// One image.
@@ -66,6 +67,18 @@ pub(super) struct Image {
     pub gate_timeout: Option<Timeout>,
     #[serde(default)]
     pub instance_type: Option<String>,
+    #[serde(default)]
+    pub seal: Seal,
+    #[serde(default)]
+    pub prove: Option<bool>,
+}
+
+/// What the seal is told.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+pub(super) struct Seal {
+    /// Entries of the checklist to pass over, each with the reason.
+    pub skip: IndexMap<String, String>,
 }
 
 /// A file or folder that the image gets.
