@@ -133,7 +133,7 @@ mod tests {
     fn the_table_has_a_dash_for_what_an_image_lacks() {
         assert_eq!(
             table(&images()),
-            "NAME         ID     LAYER   ROLE  VERSION  ANCESTOR  STAGE      GATE                         PROOF  SEAL SKIPPED   CREATED\n\
+            "NAME         ID     LAYER   ROLE  VERSION  ANCESTOR  STAGE      GATE                         PROOF  SEAL SKIPPED    CREATED\n\
              golden-12.0  ami-1  golden  -     12       -         candidate  passed 2026-11-24T13:44:18Z  off    mail: a server  2026-11-24T13:44:18.000Z\n"
         );
         assert!(table(&[]).starts_with("no images yet"));

@@ -210,7 +210,7 @@ pub(crate) mod tests {
             ),
             (
                 app("seal: {skip: {shel-history: \"why\"}}"),
-                "kiln.yaml:6:32: error: images.app.seal.skip.shel-history: there is no entry of the seal's checklist `shel-history`; did you mean `shell-history`?",
+                "kiln.yaml:6:33: error: images.app.seal.skip.shel-history: there is no entry of the seal's checklist `shel-history`; did you mean `shell-history`?",
             ),
             (
                 app("seal: {skip: {mail: \" \"}}"),

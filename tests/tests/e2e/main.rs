@@ -9,6 +9,7 @@ mod empty_root;
 mod gate;
 mod labs;
 mod phone_home;
+mod proof;
 mod puppet;
 mod refusals;
 mod root;
