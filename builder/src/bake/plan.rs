@@ -185,7 +185,7 @@ fn inputs(
     let mut settings = Content::of(documents.image.as_bytes());
     settings.add("environment", steps::environment(recipe).as_bytes());
     // What the image's tags say of its weaknesses must be true of it.
-    let weaknesses = format!("{} {}", recipe.prove, names::skipped(&recipe.seal_skip).unwrap_or_default());
+    let weaknesses = format!("{} {}", recipe.prove, names::skipped(&recipe.seal).unwrap_or_default());
     settings.add("weaknesses", weaknesses.as_bytes());
     inputs.put("settings", settings);
     let mut kiln = Content::default();

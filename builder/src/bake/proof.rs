@@ -37,6 +37,8 @@ const LOOK_NAME: &str = "look.sh";
 const END: &str = "#!/bin/sh\n# All that is wanted is at home: without a failure packer would make an image of this instance.\nexit 1\n";
 const END_NAME: &str = "end.sh";
 const EVIDENCE: &str = "/tmp/kiln-evidence.json";
+/// Why there is a file and no evidence in it.
+const TOO_OLD: &str = "its agent knows no `seal --booted`; bake with the agent's package of this version of kiln";
 /// How long a step may take beside waiting for the boot.
 const SHORT: Duration = Duration::from_secs(600);
 
@@ -95,9 +97,16 @@ pub async fn prove(
     if let Some(signal) = ended.map_err(cannot)?.stopped_by {
         return Err((format!("interrupted by {signal}"), vec![]));
     }
-    let told =
-        |build: &String| serde_json::from_slice::<Evidence>(&std::fs::read(work.join(evidence(build))).ok()?).ok();
-    let instances: Vec<_> = builds.iter().map(told).collect();
+    let mut instances = Vec::new();
+    for build in &builds {
+        let text = std::fs::read(work.join(evidence(build))).ok();
+        let told = text.as_ref().and_then(|text| serde_json::from_slice::<Evidence>(text).ok());
+        if text.is_some() && told.is_none() {
+            // Packer's own reason is then that of the last step.
+            reasons.insert(build.clone(), TOO_OLD.to_owned());
+        }
+        instances.push(told);
+    }
     let cause = wrong(&instances, &builds.map(|build| reasons.remove(&build)));
     let proof = Proof { schema: 1, cause, image: image.to_owned(), instances };
     // Types of this program alone: nothing in them can fail to be JSON.
@@ -121,9 +130,9 @@ fn stage(session: &Session<'_>, plan: &Plan, image: &str, work: &Path) -> Result
     files::private_dir(work).map_err(at)?;
     let template = serde_json::to_string_pretty(&template(session, plan, image)).unwrap_or_default();
     let variables = format!(
-        "timeout={}s\nskip={}\nevidence={EVIDENCE}\n",
+        "timeout={}s\nseal={}\nevidence={EVIDENCE}\n",
         plan.recipe.gate_timeout.as_secs(),
-        steps::quoted(&steps::skips(&plan.recipe)),
+        steps::quoted(&steps::seal_options(&plan.recipe)),
     );
     // As in the bake: what an instance does to the world outside, such as names in Route53, is off.
     let user_data = "#cloud-config\nkiln:\n  baking: true\n".to_owned();

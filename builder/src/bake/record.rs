@@ -77,7 +77,7 @@ pub fn write(
         "phases": phases,
         "gate": home(gate::files::REPORT).unwrap_or(Value::Null),
         "seal": seal,
-        "seal_skipped": skipped(&plan.recipe.seal_skip),
+        "seal_skipped": skipped(&plan.recipe.seal),
         "prove": plan.recipe.prove,
         "proof": home(proof::REPORT).unwrap_or(Value::Null),
     });

@@ -165,16 +165,26 @@ impl<'a> Checker<'a> {
     }
 
     fn seal(&mut self, name: &str, image: &Image) {
-        let at = [Key("images"), Key(name), Key("seal"), Key("skip")];
-        for (id, reason) in &image.seal.skip {
-            let at = [at[0], at[1], at[2], at[3], Key(id)];
-            if !IDS.contains(&id.as_str()) {
-                self.unknown(&at, "entry of the seal's checklist", id, IDS.iter().copied());
-            } else if reason.trim().is_empty() || reason.chars().any(char::is_control) {
+        let at = [Key("images"), Key(name), Key("seal")];
+        let seal = &image.seal;
+        for id in seal.skip.keys().filter(|id| !IDS.contains(&id.as_str())) {
+            let at = [at[0], at[1], at[2], Key("skip"), Key(id)];
+            self.unknown(&at, "entry of the seal's checklist", id, IDS.iter().copied());
+        }
+        let is_path =
+            |path: &str| path.starts_with('/') && !path.contains(|c: char| c.is_whitespace() || c.is_control());
+        for path in seal.permit.keys().filter(|path| !is_path(path)) {
+            let at = [at[0], at[1], at[2], Key("permit"), Key(path)];
+            self.report(&at, format!("`{path}` is no absolute path without blanks"));
+        }
+        let told = |reason: &str| !reason.trim().is_empty() && !reason.chars().any(char::is_control);
+        for (key, allowed) in [("skip", &seal.skip), ("permit", &seal.permit)] {
+            for (what, _) in allowed.iter().filter(|(_, reason)| !told(reason)) {
+                let at = [at[0], at[1], at[2], Key(key), Key(what)];
                 self.report(&at, "say why in one line: the reason is recorded on the image");
             }
         }
-        let length = skipped(&image.seal.skip).map_or(0, |tag| tag.chars().count());
+        let length = skipped(seal).map_or(0, |tag| tag.chars().count());
         if length > LONGEST_TAG {
             let message = format!(
                 "with its reasons this is {length} characters, and a tag takes {LONGEST_TAG}: shorten the reasons"

@@ -95,7 +95,7 @@ fn recipe(name: &str, image: Image, defaults: &Defaults, user_data: Option<Node>
             .collect(),
         tests: image.tests.into_iter().map(input).collect(),
         user_data: user_data.filter(|node| !node.is_null()),
-        seal_skip: image.seal.skip,
+        seal: image.seal,
         prove: image.prove.or(defaults.prove).unwrap_or(true),
     }
 }
@@ -132,7 +132,7 @@ pub(crate) mod tests {
              ssh_username: debian, gate_timeout: 1h30m, instance_type: t4g.large, prove: no}\n\
              images:\n  app:\n    layer: app\n    from: golden\n    role: web\n    version: 1.10\n    build: 007\n    \
              release: \"12\"\n    provision: golden.sh\n    files: [{source: puppet, destination: /etc/p}]\n    \
-             tests: [app.bats]\n    gate_timeout: 90s\n    prove: yes\n    seal: {skip: {mail: \"a mail server\"}}\n    user_data: {write_files: [{path: /x, permissions: 0644}]}\n  \
+             tests: [app.bats]\n    gate_timeout: 90s\n    prove: yes\n    seal: {skip: {mail: \"a mail server\"}, permit: {/opt/app/*.pem: tests}}\n    user_data: {write_files: [{path: /x, permissions: 0644}]}\n  \
              golden: {layer: golden, from: {ami: {owners: [self], name: \"debian-*\"}}}\n\
              targets:\n  here: {kind: amazon-ebs, endpoint: lab}\n  there: {kind: amazon-ebs, region: us-east-1}\n  \
              else: {kind: amazon-ebs, endpoint: \"http://127.0.0.1:5000\"}\n",
@@ -142,7 +142,7 @@ pub(crate) mod tests {
         assert_eq!((app.version.as_str(), app.build.as_str()), ("1.10", "007"), "a version is text, as spelled");
         assert_eq!((app.layer, app.arch, &app.from), (Layer::App, Arch::Arm64, &From::Image("golden".to_owned())));
         assert_eq!((app.provision[0].given.as_str(), app.gate_timeout.as_secs()), ("golden.sh", 90));
-        assert_eq!((app.prove, app.seal_skip["mail"].as_str()), (true, "a mail server"));
+        assert_eq!((app.prove, app.seal.skip["mail"].as_str()), (true, "a mail server"));
         assert!(!file.image("golden").unwrap().prove, "the default");
         assert_eq!(file.image("golden").unwrap().gate_timeout.as_secs(), 5400);
         assert_eq!(file.target(None).unwrap().endpoint, Endpoint::Lab);
@@ -220,8 +220,13 @@ pub(crate) mod tests {
             (app("seal: {skip: [mail]}"), "images.app.seal.skip: expected a mapping, found a list"),
             (
                 app(&format!("seal: {{skip: {{mail: {}}}}}", "long ".repeat(60))),
-                "images.app.seal.skip: with its reasons this is 305 characters, and a tag takes 256: shorten the reasons",
+                "images.app.seal: with its reasons this is 305 characters, and a tag takes 256: shorten the reasons",
             ),
+            (
+                app("seal: {permit: {opt/key.pem: why}}"),
+                "kiln.yaml:6:34: error: images.app.seal.permit.opt/key.pem: `opt/key.pem` is no absolute path without blanks",
+            ),
+            (app("seal: {permit: {/opt/key.pem: \"\"}}"), "images.app.seal.permit./opt/key.pem: say why in one line"),
             (app("seal: {skp: {mail: x}}"), "images.app.seal.skp: unknown key; did you mean `skip`?"),
             (app("prove: maybe"), "images.app.prove: "),
             ("images: {a: {layer: app}}".into(), "kiln.yaml:1:13: error: images.a: the key `from` is missing"),

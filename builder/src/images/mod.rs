@@ -25,7 +25,7 @@ use kiln_schema::yaml::Node;
 
 pub use error::Error;
 pub use load::load;
-pub use types::{AmiFilter, Arch, From, Layer, Store};
+pub use types::{AmiFilter, Arch, From, Layer, Seal, Store};
 
 /// How long a gate may take when kiln.yaml does not say.
 pub const GATE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
@@ -81,8 +81,8 @@ pub struct Recipe {
     pub tests: Vec<Input>,
     /// Keys of cloud-config for the bake, as spelled: a mode `0644` must not become 420.
     pub user_data: Option<Node>,
-    /// Entries of the seal's checklist that are passed over, each with the reason.
-    pub seal_skip: IndexMap<String, String>,
+    /// What the seal lets pass.
+    pub seal: Seal,
     /// Whether two instances of the new image are compared before it counts.
     pub prove: bool,
 }

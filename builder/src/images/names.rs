@@ -1,10 +1,8 @@
 //! What a new image is called and what its tags say.
 
-use indexmap::IndexMap;
-
-use super::Recipe;
 use super::base::{INPUTS_TAG, KEY_TAG, PROOF_TAG, SKIPPED_TAG};
 use super::inputs::Inputs;
+use super::{Recipe, Seal};
 use crate::aws::Ami;
 
 /// What EC2 takes as the value of a tag, in characters.
@@ -85,7 +83,7 @@ pub fn tags(recipe: &Recipe, base: &Ami, bake: &Circumstances) -> Vec<(&'static 
         (KEY_TAG, Some(bake.inputs.key())),
         (INPUTS_TAG, Some(bake.inputs.tag())),
         ("git_revision", bake.git_revision.clone()),
-        (SKIPPED_TAG, skipped(&recipe.seal_skip)),
+        (SKIPPED_TAG, skipped(&recipe.seal)),
         (PROOF_TAG, (!recipe.prove).then(|| NOT_PROVED.to_owned())),
     ];
     tags.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
@@ -94,9 +92,10 @@ pub fn tags(recipe: &Recipe, base: &Ami, bake: &Circumstances) -> Vec<(&'static 
 /// The value of [`PROOF_TAG`] on an image that nobody is to prove.
 pub const NOT_PROVED: &str = "off";
 
-/// What the seal passes over and why, as the tag says it: `shell-history: …; mail: …`.
-pub fn skipped(skip: &IndexMap<String, String>) -> Option<String> {
-    let told: Vec<_> = skip.iter().map(|(id, reason)| format!("{id}: {}", reason.trim())).collect();
+/// What the seal lets pass and why, as the tag says it: `shell-history: …; /opt/app/*.pem: …`.
+pub fn skipped(seal: &Seal) -> Option<String> {
+    let told: Vec<_> =
+        seal.skip.iter().chain(&seal.permit).map(|(id, reason)| format!("{id}: {}", reason.trim())).collect();
     (!told.is_empty()).then(|| told.join("; "))
 }
 
@@ -148,7 +147,7 @@ pub(crate) mod tests {
             files: vec![],
             tests: vec![],
             user_data: None,
-            seal_skip: IndexMap::new(),
+            seal: Seal::default(),
             prove: true,
         }
     }
@@ -213,10 +212,10 @@ pub(crate) mod tests {
 
     #[test]
     fn a_weakness_is_a_tag() {
-        let skip = [("mail", "a mail server"), ("logs", " audited ")];
-        let skip = skip.map(|(id, reason)| (id.to_owned(), reason.to_owned())).into();
-        let tags = tags(&Recipe { seal_skip: skip, prove: false, ..recipe() }, &golden(), &circumstances());
-        assert!(tags.contains(&("seal_skipped", "mail: a mail server; logs: audited".to_owned())), "{tags:?}");
+        let told = |what: &str, reason: &str| [(what.to_owned(), reason.to_owned())].into();
+        let seal = Seal { skip: told("mail", "a mail server"), permit: told("/opt/*.pem", " tests ") };
+        let tags = tags(&Recipe { seal, prove: false, ..recipe() }, &golden(), &circumstances());
+        assert!(tags.contains(&("seal_skipped", "mail: a mail server; /opt/*.pem: tests".to_owned())), "{tags:?}");
         assert!(tags.contains(&("proof", "off".to_owned())), "{tags:?}");
     }
 

@@ -73,12 +73,14 @@ pub(super) struct Image {
     pub prove: Option<bool>,
 }
 
-/// What the seal is told.
-#[derive(Debug, Default, serde::Deserialize)]
+/// What an image is allowed to bring, each with the reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(default)]
-pub(super) struct Seal {
-    /// Entries of the checklist to pass over, each with the reason.
+pub struct Seal {
+    /// Entries of the checklist that are passed over.
     pub skip: IndexMap<String, String>,
+    /// Files and folders that may hold what looks like a secret; `*` stands for part of a name.
+    pub permit: IndexMap<String, String>,
 }
 
 /// A file or folder that the image gets.

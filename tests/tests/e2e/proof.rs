@@ -85,13 +85,18 @@ fn secrets_that_the_bake_planted_are_all_named_and_there_is_no_image() {
 #[test]
 #[ignore = "needs the lab: tests/e2e.sh"]
 fn what_an_image_lacks_is_seen_on_it_and_the_report_tells_all_of_the_bake() {
-    let skips = "    version: \"3\"\n    seal: {skip: {shell-history: \"the trainers' commands are the lesson\"}}\n    \
-                 user_data: {write_files: [{path: /root/.bash_history, content: \"ls\"}]}";
+    let skips = "    version: \"3\"\n    seal:\n      skip: {shell-history: \"the trainers' commands\"}\n      permit: \
+                 {/etc/app/*.conf: \"a key of the museum\"}\n    user_data:\n      write_files:\n        \
+                 - {path: /root/.bash_history, content: \"ls\"}\n        \
+                 - {path: /etc/app/a.conf, content: \"AKIAABCDEFGHIJKLMNOP\"}";
     let bakes = Bakes::of(&[("skips", skips), ("unproved", "    prove: false")], &[]);
     assert!(bakes.ran.ok(), "{:?}", bakes.ran);
     let images = listed(bakes.folder.path(), &["skips-", "unproved-"]);
     let of = |name: &str| images.iter().find(|image| image["name"].as_str().unwrap().starts_with(name)).unwrap();
-    assert_eq!(of("skips")["seal_skipped"], "shell-history: the trainers' commands are the lesson");
+    assert_eq!(
+        of("skips")["seal_skipped"],
+        "shell-history: the trainers' commands; /etc/app/*.conf: a key of the museum"
+    );
     assert!(of("skips")["proof"].as_str().unwrap().starts_with("passed 20"));
     assert_eq!((&of("unproved")["proof"], &of("unproved")["seal_skipped"]), (&"off".into(), &Value::Null));
     let table = kiln(&["-f", bakes.folder.path().join("kiln.yaml").to_str().unwrap(), "images"]);

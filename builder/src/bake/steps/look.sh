@@ -1,5 +1,5 @@
-# Runs on an instance of the new image; timeout, skip and evidence are set before.
-# shellcheck shell=sh disable=SC2154,SC2086 # set before; names of entries, a word each
+# Runs on an instance of the new image; timeout, seal and evidence are set before.
+# shellcheck shell=sh disable=SC2154
 set -eu
 umask 077
 # The final stage waits for it in a bake, and nothing is still to come.
@@ -7,7 +7,8 @@ mkdir -p /run/kiln
 touch /run/kiln/provisioned
 # Whatever the verdict is, it is part of the evidence.
 kiln-agent status --wait --timeout "$timeout" >/dev/null 2>&1 || true
-set -- --booted --format json
-if [ -n "$skip" ]; then set -- "$@" --skip $skip; fi
-kiln-agent seal "$@" >"$evidence" || true
+# The options are words, and a star in one is the agent's to read.
+set -f
+# shellcheck disable=SC2086 # a word each
+kiln-agent seal --booted --format json $seal >"$evidence" || true
 chown "${SUDO_UID:-0}" "$evidence"
