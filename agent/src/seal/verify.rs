@@ -32,8 +32,11 @@ enum Look {
     /// At the beginning of every file in [`SCANNED`]: what it holds.
     Content(fn(&[u8]) -> Option<&'static str>),
     /// At what it knows of. Skipping the named entry of the checklist permits what it finds.
-    Machine(&'static str, fn(&System, &Tree<'_>, &[PublicKey]) -> Vec<(String, &'static str)>),
+    Machine(&'static str, fn(&System, &Tree<'_>, &[PublicKey]) -> Places),
 }
+
+/// Files, and what is wrong with each.
+type Places = Vec<(String, &'static str)>;
 
 /// Every rule.
 pub static RULES: &[Rule] = &[
@@ -221,14 +224,14 @@ fn places<'a>(hay: &'a [u8], needle: &'a [u8]) -> impl Iterator<Item = usize> + 
     })
 }
 
-fn host_keys(system: &System, _: &Tree<'_>, _: &[PublicKey]) -> Vec<(String, &'static str)> {
+fn host_keys(system: &System, _: &Tree<'_>, _: &[PublicKey]) -> Places {
     let inside = system.children("/etc/ssh").into_iter().map(|found| found.path);
     let keys = inside.filter(|path| path.contains("ssh_host_") && path.contains("_key"));
     keys.map(|path| (path, "an SSH host key is left in the image")).collect()
 }
 
 /// Keys for logging in, in any file of that name: also one put aside, as `authorized_keys.old`.
-fn authorized_keys(system: &System, tree: &Tree<'_>, own: &[PublicKey]) -> Vec<(String, &'static str)> {
+fn authorized_keys(system: &System, tree: &Tree<'_>, own: &[PublicKey]) -> Places {
     let folders = tree.homes.iter().map(|home| format!("{home}/.ssh"));
     let files = folders.flat_map(|folder| system.children(&folder)).filter(|found| found.kind == Kind::File);
     let named = files.map(|found| found.path).filter(|path| path.contains("/authorized_keys"));
@@ -249,7 +252,7 @@ fn lets_in(system: &System, path: &str, own: &[PublicKey]) -> bool {
     })
 }
 
-fn passwords(system: &System, _: &Tree<'_>, _: &[PublicKey]) -> Vec<(String, &'static str)> {
+fn passwords(system: &System, _: &Tree<'_>, _: &[PublicKey]) -> Places {
     let open =
         |path: &&str| system.read_text(path).is_ok_and(|text| text.lines().any(|l| usable_password(l).is_some()));
     let files = ["/etc/passwd", "/etc/shadow"].into_iter().filter(open);
@@ -257,7 +260,7 @@ fn passwords(system: &System, _: &Tree<'_>, _: &[PublicKey]) -> Vec<(String, &'s
 }
 
 /// By their names, since what is in them may look like nothing: the list is the one that sealing works off.
-fn tool_secrets(_: &System, tree: &Tree<'_>, _: &[PublicKey]) -> Vec<(String, &'static str)> {
+fn tool_secrets(_: &System, tree: &Tree<'_>, _: &[PublicKey]) -> Places {
     let paths = CHECKLIST.iter().filter(|item| item.id == "tool-secrets").flat_map(|item| item.paths);
     let found = paths.flat_map(|path| tree.find(path));
     found.map(|found| (found.path, "credentials are left in the image")).collect()
@@ -265,19 +268,19 @@ fn tool_secrets(_: &System, tree: &Tree<'_>, _: &[PublicKey]) -> Vec<(String, &'
 
 /// An empty file is what systemd fills at the first boot. `uninitialized` makes it ask questions on the
 /// console of an image without a locale, and without the file a read-only root has nowhere to put one.
-fn machine_id(system: &System, _: &Tree<'_>, _: &[PublicKey]) -> Vec<(String, &'static str)> {
+fn machine_id(system: &System, _: &Tree<'_>, _: &[PublicKey]) -> Places {
     const PATHS: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
     let filled = |path: &&&str| system.look(path).is_some_and(|found| found.kind == Kind::File && found.size > 0);
     PATHS.iter().filter(filled).map(|path| ((*path).to_owned(), "it is not empty: instances would share it")).collect()
 }
 
-fn history(system: &System, tree: &Tree<'_>, _: &[PublicKey]) -> Vec<(String, &'static str)> {
+fn history(system: &System, tree: &Tree<'_>, _: &[PublicKey]) -> Places {
     let files = tree.homes.iter().flat_map(|home| system.children(home));
     let files = files.filter(|found| found.kind == Kind::File && found.size > 0 && found.path.ends_with("_history"));
     files.map(|found| (found.path, "commands that were typed are left in the image")).collect()
 }
 
-fn agent_state(system: &System, _: &Tree<'_>, _: &[PublicKey]) -> Vec<(String, &'static str)> {
+fn agent_state(system: &System, _: &Tree<'_>, _: &[PublicKey]) -> Places {
     const LEFT: &str = "the agent's state is left in the image: handlers that ran would not run again";
     system.children(kiln_schema::paths::STATE).into_iter().map(|found| (found.path, LEFT)).collect()
 }

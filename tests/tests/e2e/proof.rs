@@ -2,9 +2,11 @@
 //! nothing, and what an image lacks is seen on it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use kiln_tests::{Ran, kiln, program};
+use aws_sdk_ec2::types::Filter;
+use kiln_tests::{Ran, kiln, lab, program};
 use serde_json::Value;
 
 /// Bakes several images at once in a folder of their own, on the golden image.
@@ -29,7 +31,13 @@ impl Bakes {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
         let names = images.iter().map(|(name, _)| *name);
-        let ran = Command::new(program()).arg("bake").args(names).current_dir(folder.path()).output().unwrap().into();
+        let ran = Command::new(program())
+            .args(["bake", "--rebuild"])
+            .args(names)
+            .current_dir(folder.path())
+            .output()
+            .unwrap()
+            .into();
         Bakes { folder, ran }
     }
 
@@ -144,4 +152,51 @@ fn an_image_that_brings_an_identity_is_refused() {
     assert!(said.contains("same-key: two instances of the new image have the same /etc/ssh/ssh_host_"), "{said}");
     assert!(bakes.json("same-id", "proof.json")["cause"].as_str().unwrap().contains("/etc/machine-id"));
     assert!(listed(bakes.folder.path(), &["same-"]).is_empty(), "what is refused is not kept");
+}
+
+#[test]
+#[ignore = "needs the lab: tests/e2e.sh"]
+fn a_bake_that_is_killed_in_its_proof_leaves_no_instance_and_no_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "defaults: {target: lab, owner: sre, environment: test, ssh_username: admin}
+images:
+  golden: {layer: golden, from: {ami: {owners: [\"136693071363\"], name: \"debian-12-amd64-*\"}}}
+  killed: {layer: app, from: golden}
+  baseless: {layer: golden, from: {ami: {owners: [\"136693071363\"], name: \"plan9-*\"}}}
+targets:
+  lab: {kind: amazon-ebs, endpoint: lab}
+";
+    std::fs::write(folder.path().join("kiln.yaml"), text).unwrap();
+    // A journal of its own: the bakes of other cases would settle what this one leaves.
+    let bake = |image: &str| {
+        let mut command = Command::new(program());
+        command.args(["bake", image]).current_dir(folder.path()).env("KILN_STATE_DIR", folder.path().join("state"));
+        command
+    };
+    let alive = || {
+        let lab = lab();
+        let states = Filter::builder().name("instance-state-name").set_values(Some(vec!["running".into()])).build();
+        let mark = Filter::builder().name("tag:Name").values("kiln bakes killed-proof-*").build();
+        let found = lab.block_on(lab.ec2.describe_instances().filters(states).filters(mark).send()).unwrap();
+        found.reservations().iter().flat_map(|reservation| reservation.instances()).count()
+    };
+    let mut baking = bake("killed").stdout(Stdio::null()).spawn().unwrap();
+    let end = Instant::now() + Duration::from_secs(120);
+    while alive() < 2 {
+        assert!(Instant::now() < end && baking.try_wait().unwrap().is_none(), "the proof did not begin");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    baking.kill().unwrap();
+    baking.wait().unwrap();
+    assert!(!listed(folder.path(), &["killed-"]).is_empty(), "there was an image when it was killed");
+
+    let settled: Ran = bake("baseless").output().unwrap().into();
+    assert!(settled.stdout.contains("a bake of killed was killed"), "{settled:?}");
+    assert!(settled.stdout.contains("nothing vouches for image"), "{settled:?}");
+    assert_eq!(alive(), 0, "{settled:?}");
+    assert!(listed(folder.path(), &["killed-"]).is_empty(), "{settled:?}");
+    let lab = lab();
+    let keys = lab.block_on(lab.ec2.describe_key_pairs().send()).unwrap();
+    let keys = keys.key_pairs().iter().filter_map(|key| key.key_name()).filter(|name| name.starts_with("kiln-killed-"));
+    assert_eq!(keys.count(), 0);
 }
