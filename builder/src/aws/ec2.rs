@@ -9,7 +9,7 @@ use aws_sdk_ec2::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::{Filter, Image, Tag};
 
 use super::{Ami, Error, FindImages, ImageQuery, Reap, Run, Thing};
-use crate::packer::RUN_TAG;
+use crate::packer::{RUN_TAG, key_pairs};
 
 /// How long an image may take to become available: a large volume's snapshot takes that long.
 const AVAILABLE: Duration = Duration::from_secs(3600);
@@ -143,11 +143,11 @@ impl Reap for Ec2 {
             let instances = page.reservations().iter().flat_map(|reservation| reservation.instances());
             things.extend(instances.filter_map(|instance| Some(Thing::Instance(instance.instance_id()?.to_owned()))));
         }
-        let keys = self.client.describe_key_pairs().filters(filter("key-name", &[run.id])).send().await;
+        let keys = self.client.describe_key_pairs().filters(filter("key-name", &key_pairs(run.id))).send().await;
         let keys = keys.map_err(|error| self.error("DescribeKeyPairs", &error))?;
         things.extend(keys.key_pairs().iter().filter_map(|key| Some(Thing::KeyPair(key.key_name()?.to_owned()))));
         let mut groups = vec![filter(&tagged, &[run.id])];
-        groups.extend(run.security_group.map(|name| filter("group-name", &[name])));
+        groups.extend(run.security_groups.iter().map(|name| filter("group-name", &[name])));
         for by in groups {
             let found = self.client.describe_security_groups().filters(by).send().await;
             let found = found.map_err(|error| self.error("DescribeSecurityGroups", &error))?;

@@ -92,12 +92,12 @@ impl fmt::Display for Thing {
 /// By what a bake's things are known.
 #[derive(Clone, Copy, Debug)]
 pub struct Run<'a> {
-    /// The value of the tag on its instances, and the name of its key pair.
+    /// The value of the tag on its instances; its key pairs are named after it.
     pub id: &'a str,
     /// The name of its image.
     pub image_name: &'a str,
-    /// The name of its security group, which not every version of packer tags.
-    pub security_group: Option<&'a str>,
+    /// The names of its security groups, which not every version of packer tags.
+    pub security_groups: &'a [String],
 }
 
 /// Finding and removing what a bake left.

@@ -76,7 +76,7 @@ pub async fn take(session: &Session<'_>, recipe: &Recipe, run: &RunId, progress:
         if !id.is_empty() && !image_name.is_empty() {
             // An image that passed is no leftover, whoever made it.
             let passed = recover::passed(&session.site, &image_name).await?;
-            let run = Run { id: &id, image_name: &image_name, security_group: None };
+            let run = Run { id: &id, image_name: &image_name, security_groups: &[] };
             let left = leftovers::remove(&session.site.ec2, run, passed.as_deref()).await;
             left.iter().for_each(|sentence| progress.say(&format!("a bake on {} died: {sentence}", tag(HOST))));
         }

@@ -46,13 +46,15 @@ pub struct LatestArgs {
 }
 
 /// The columns, by heading and tag. The first two and the last are no tags.
-const TAGS: [(&str, &str); 6] = [
+const TAGS: [(&str, &str); 8] = [
     ("LAYER", "layer"),
     ("ROLE", "role"),
     ("VERSION", "version"),
     ("ANCESTOR", "ancestor"),
     ("STAGE", STAGE_TAG),
     ("GATE", base::GATE_TAG),
+    ("PROOF", base::PROOF_TAG),
+    ("SEAL SKIPPED", base::SKIPPED_TAG),
 ];
 
 /// Lists the images that this program made. Exit 0, or 1 when the API does not answer.
@@ -121,8 +123,14 @@ mod tests {
     use super::*;
 
     fn images() -> Vec<Ami> {
-        let tags =
-            [("layer", "golden"), ("version", "12"), ("stage", "candidate"), ("gate", "passed 2026-11-24T13:44:18Z")];
+        let tags = [
+            ("layer", "golden"),
+            ("version", "12"),
+            ("stage", "candidate"),
+            ("gate", "passed 2026-11-24T13:44:18Z"),
+            ("proof", "off"),
+            ("seal_skipped", "mail: a server"),
+        ];
         let tags = tags.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         let text = str::to_owned;
         vec![Ami {
@@ -138,8 +146,8 @@ mod tests {
     fn the_table_has_a_dash_for_what_an_image_lacks() {
         assert_eq!(
             table(&images()),
-            "NAME         ID     LAYER   ROLE  VERSION  ANCESTOR  STAGE      GATE                         CREATED\n\
-             golden-12.0  ami-1  golden  -     12       -         candidate  passed 2026-11-24T13:44:18Z  2026-11-24T13:44:18.000Z\n"
+            "NAME         ID     LAYER   ROLE  VERSION  ANCESTOR  STAGE      GATE                         PROOF  SEAL SKIPPED    CREATED\n\
+             golden-12.0  ami-1  golden  -     12       -         candidate  passed 2026-11-24T13:44:18Z  off    mail: a server  2026-11-24T13:44:18.000Z\n"
         );
         assert!(table(&[]).starts_with("no images yet"));
     }

@@ -10,6 +10,12 @@ pub const GATE_TAG: &str = "gate";
 /// Tag that every image of this program carries, and none of anybody else.
 pub const KEY_TAG: &str = "bake_key";
 
+/// The tag that says when two instances of the image were compared, or that nobody did.
+pub const PROOF_TAG: &str = "proof";
+
+/// The tag that says what the seal passed over, and why.
+pub const SKIPPED_TAG: &str = "seal_skipped";
+
 /// The tag that says what the key was made of.
 pub const INPUTS_TAG: &str = "bake_inputs";
 

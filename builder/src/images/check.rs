@@ -4,8 +4,10 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 use kiln_schema::diagnostic::{Diagnostic, Severity, nearest};
+use kiln_schema::seal::IDS;
 use kiln_schema::yaml::{Node, Place, Value};
 
+use super::names::{LONGEST_TAG, skipped};
 use super::types::{File, From, Image};
 use super::{Endpoint, Target};
 
@@ -51,6 +53,7 @@ impl<'a> Checker<'a> {
             self.base(name, image, file);
             self.inputs(name, image);
             self.user_data(name);
+            self.seal(name, image);
         }
     }
 
@@ -160,6 +163,35 @@ impl<'a> Checker<'a> {
         }
     }
 
+    fn seal(&mut self, name: &str, image: &Image) {
+        let at = [Key("images"), Key(name), Key("seal")];
+        let seal = &image.seal;
+        for id in seal.skip.keys().filter(|id| !IDS.contains(&id.as_str())) {
+            let at = [at[0], at[1], at[2], Key("skip"), Key(id)];
+            self.unknown(&at, "entry of the seal's checklist", id, IDS.iter().copied());
+        }
+        let is_path =
+            |path: &str| path.starts_with('/') && !path.contains(|c: char| c.is_whitespace() || c.is_control());
+        for path in seal.permit.keys().filter(|path| !is_path(path)) {
+            let at = [at[0], at[1], at[2], Key("permit"), Key(path)];
+            self.report(&at, format!("`{path}` is no absolute path without blanks"));
+        }
+        let told = |reason: &str| !reason.trim().is_empty() && !reason.chars().any(char::is_control);
+        for (key, allowed) in [("skip", &seal.skip), ("permit", &seal.permit)] {
+            for (what, _) in allowed.iter().filter(|(_, reason)| !told(reason)) {
+                let at = [at[0], at[1], at[2], Key(key), Key(what)];
+                self.report(&at, "say why in one line: the reason is recorded on the image");
+            }
+        }
+        let length = skipped(seal).map_or(0, |tag| tag.chars().count());
+        if length > LONGEST_TAG {
+            let message = format!(
+                "with its reasons this is {length} characters, and a tag takes {LONGEST_TAG}: shorten the reasons"
+            );
+            self.report(&at, message);
+        }
+    }
+
     fn nameable(&mut self, at: &[Step<'_>], text: &str) {
         let fits = |c: char| c.is_ascii_alphanumeric() || ['.', '_', '-'].contains(&c);
         if text.is_empty() || !text.chars().all(fits) {
@@ -170,9 +202,15 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn unknown<'k>(&mut self, at: &[Step<'_>], what: &str, name: &str, known: impl IntoIterator<Item = &'k String>) {
+    fn unknown<'k, K: AsRef<str> + ?Sized + 'k>(
+        &mut self,
+        at: &[Step<'_>],
+        what: &str,
+        name: &str,
+        known: impl IntoIterator<Item = &'k K>,
+    ) {
         let mut finding = self.finding(at, format!("there is no {what} `{name}`"));
-        finding.suggestion = nearest(name, known.into_iter().map(String::as_str));
+        finding.suggestion = nearest(name, known.into_iter().map(AsRef::as_ref));
         self.findings.push(finding);
     }
 

@@ -27,7 +27,7 @@ use kiln_schema::yaml::Node;
 
 pub use error::Error;
 pub use load::load;
-pub use types::{AmiFilter, Arch, From, Layer, Store};
+pub use types::{AmiFilter, Arch, From, Layer, Seal, Store};
 
 /// How long a gate may take when kiln.yaml does not say.
 pub const GATE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
@@ -83,6 +83,10 @@ pub struct Recipe {
     pub tests: Vec<Input>,
     /// Keys of cloud-config for the bake, as spelled: a mode `0644` must not become 420.
     pub user_data: Option<Node>,
+    /// What the seal lets pass.
+    pub seal: Seal,
+    /// Whether two instances of the new image are compared before it counts.
+    pub prove: bool,
 }
 
 /// A file or folder on the machine of whoever bakes.

@@ -30,12 +30,12 @@ pub mod files {
 #[derive(Debug, Serialize)]
 pub struct Template {
     /// What to make.
-    pub builders: [AmazonEbs; 1],
+    pub builders: Vec<AmazonEbs>,
     /// What to do on the instance, in order.
     pub provisioners: Vec<Provisioner>,
     /// What to do with the image.
-    #[serde(rename = "post-processors")]
-    pub post_processors: [PostProcessor; 1],
+    #[serde(rename = "post-processors", skip_serializing_if = "Vec::is_empty")]
+    pub post_processors: Vec<PostProcessor>,
 }
 
 /// The builder `amazon-ebs`. Only keys that 1.6.6 has.
@@ -154,6 +154,8 @@ pub struct Machine {
     pub tags: Vec<(&'static str, String)>,
     /// The id of this run.
     pub run: String,
+    /// The name of its key pair, one of [`key_pairs`](super::key_pairs).
+    pub key_pair: String,
     /// The region.
     pub region: String,
     /// The API.
@@ -188,7 +190,7 @@ impl Machine {
             ssh_username: literal(&self.ssh_username),
             ssh_timeout: if lab { "60s" } else { "10m" }.to_owned(),
             user_data_file: files::USER_DATA,
-            temporary_key_pair_name: self.run.clone(),
+            temporary_key_pair_name: self.key_pair.clone(),
             temporary_key_pair_type: "ed25519",
             tags: self.tags.iter().map(|(key, value)| ((*key).to_owned(), literal(value))).collect(),
             run_volume_tags: run_tags.clone(),
@@ -255,6 +257,7 @@ mod tests {
             description: "app=myapp".into(),
             tags: vec![("owner", "{{ sre }}".into())],
             run: "kiln-5eed".into(),
+            key_pair: "kiln-5eed".into(),
             region: "eu-west-1".into(),
             api,
             base: "ami-1".into(),
