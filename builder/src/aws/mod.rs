@@ -1,11 +1,13 @@
 //! The only AWS calls of the builder: a small trait per need, and [`Ec2`], which answers them all.
 
+mod bases;
 mod ec2;
 mod lease;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
+pub use bases::Bases;
 pub use ec2::Ec2;
 use ec2::filter;
 pub use lease::{Held, Leases};
@@ -17,8 +19,12 @@ pub struct Ami {
     pub id: String,
     /// Its name.
     pub name: String,
+    /// The account that it belongs to, by its number.
+    pub owner: String,
     /// The processor.
     pub arch: String,
+    /// What its root lies on: `ebs` or `instance-store`.
+    pub root_device: String,
     /// When it was made, in RFC 3339 with UTC, so that text order is the order of time.
     pub created: String,
     /// Its tags, of which an account sees its own alone.

@@ -36,6 +36,13 @@ pub struct Summary {
     pub left_out: usize,
 }
 
+impl Summary {
+    /// How many images were asked for.
+    pub fn all(&self) -> usize {
+        self.baked + self.unchanged + self.failed + self.left_out
+    }
+}
+
 /// Bakes what is out of date, at most `parallel` images at once. A failure stops what is built on it and
 /// nothing else. Each image's own outcome has been told when this returns.
 ///
@@ -49,33 +56,33 @@ pub async fn bake(
 ) -> Result<Summary, Error> {
     let graph = Graph::of(session.file);
     let mut waiting = chosen(session, &graph, wanted).await?;
-    let alone = matches!(wanted, Wanted::Named(names) if names.len() == 1);
-    let width = waiting.iter().map(|recipe| recipe.name.chars().count()).max().unwrap_or(0);
+    let alone = matches!(wanted, Wanted::Named(_)) && waiting.len() == 1;
+    let width = waiting.iter().map(|recipe| recipe.label.chars().count()).max().unwrap_or(0);
     recover::all(session, progress).await?;
 
     let mut stop = Stop::listen().map_err(|error| Error::file("cannot listen for signals", error))?;
     let mut stopped = None;
     // Of every image that is asked for: what came of it. Not in it means not yet.
     let mut ended: HashMap<&str, Option<Baked>> = HashMap::new();
-    let asked: HashSet<&str> = waiting.iter().map(|recipe| recipe.name.as_str()).collect();
+    let asked: HashSet<&str> = waiting.iter().map(|recipe| recipe.label.as_str()).collect();
     let mut running = FuturesUnordered::new();
     let mut summary = Summary::default();
     loop {
         let mut later = Vec::new();
         for recipe in waiting {
-            let progress = progress.of(&recipe.name, if alone { 0 } else { width });
-            let parent = graph.parent(recipe).map(|parent| parent.name.as_str()).filter(|name| asked.contains(name));
+            let progress = progress.of(&recipe.label, if alone { 0 } else { width });
+            let parent = graph.parent(recipe).map(|parent| parent.label.as_str()).filter(|name| asked.contains(name));
             let base = parent.map(|name| (name, ended.get(name)));
             match base {
                 _ if stopped.is_some() => {
                     progress.left_out(&format!("interrupted by {}", stopped.unwrap_or_default()));
                     summary.left_out += 1;
-                    ended.insert(&recipe.name, None);
+                    ended.insert(&recipe.label, None);
                 }
                 Some((name, Some(None))) => {
                     progress.left_out(&format!("there is no new {name} to build it on"));
                     summary.left_out += 1;
-                    ended.insert(&recipe.name, None);
+                    ended.insert(&recipe.label, None);
                 }
                 Some((_, None)) => later.push(recipe),
                 _ if running.len() >= parallel => later.push(recipe),
@@ -90,7 +97,7 @@ pub async fn bake(
         tokio::select! {
             next = running.next() => match next {
                 Some((recipe, outcome, progress)) => {
-                    ended.insert(&recipe.name, told(outcome, &progress, &mut summary));
+                    ended.insert(&recipe.label, told(outcome, &progress, &mut summary));
                 }
                 None if waiting.is_empty() => return Ok(summary),
                 // Only while everything that waits was just left out.
@@ -127,17 +134,20 @@ fn told(outcome: Result<Baked, Error>, progress: &Progress, summary: &mut Summar
 
 /// The images that are asked for, parents first.
 async fn chosen<'a>(session: &Session<'_>, graph: &Graph<'a>, wanted: &Wanted) -> Result<Vec<&'a Recipe>, Error> {
-    let names: HashSet<String> = match wanted {
+    let chosen: HashSet<String> = match wanted {
         Wanted::All => return Ok(graph.parents_first()),
         Wanted::Named(names) => {
-            names.iter().try_for_each(|name| session.file.image(name).map(drop))?;
-            names.iter().cloned().collect()
+            let mut chosen = HashSet::new();
+            for name in names {
+                chosen.extend(session.file.variants(name)?.into_iter().map(|recipe| recipe.label.clone()));
+            }
+            chosen
         }
         Wanted::Stale => {
             let images = base::all(&session.site.ec2).await?;
-            let passed = images.iter().filter(|image| !image.tag(base::GATE_TAG).is_empty());
-            passed.map(|image| image.tag("application").to_owned()).collect()
+            let baked = |recipe: &&Recipe| images.iter().any(|image| base::is_of(image, recipe));
+            session.file.images().filter(baked).map(|recipe| recipe.label.clone()).collect()
         }
     };
-    Ok(graph.parents_first().into_iter().filter(|recipe| names.contains(&recipe.name)).collect())
+    Ok(graph.parents_first().into_iter().filter(|recipe| chosen.contains(&recipe.label)).collect())
 }

@@ -9,7 +9,8 @@ use super::{Error, Request, steps};
 use crate::aws::Ami;
 use crate::images::inputs::{Content, Inputs};
 use crate::images::names::{self, Circumstances, RunId};
-use crate::images::{Input, Kilnfile, Recipe, base};
+use crate::images::relock::is_outside;
+use crate::images::{Input, Kilnfile, Recipe, base, lock};
 use crate::packer::template::{Machine, Template, manifest};
 use crate::system::tools::Tool;
 
@@ -32,6 +33,8 @@ pub struct Plan {
     pub recipe: Recipe,
     /// The image to start from.
     pub base: Ami,
+    /// Says that the base is somebody else's newest and no lock keeps it from moving.
+    pub unlocked: Option<String>,
     /// This try.
     pub run: RunId,
     /// The package of the agent; none where the base's own is to stay.
@@ -53,9 +56,12 @@ impl Plan {
     /// When the base is missing, an input cannot be read, or there is no agent to install.
     pub async fn make(given: Given<'_>, recipe: &Recipe, base: Option<Ami>, run: RunId) -> Result<Plan, Error> {
         let Given { file, request, site, packer } = given;
+        let locked = file.lock.as_ref().and_then(|lock| lock.base(&recipe.label, &site.title()));
+        let is_free = base.is_none() && locked.is_none() && is_outside(recipe);
+        let unlocked = is_free.then(|| unlocked(file, recipe, &site.title()));
         let base = match base {
             Some(base) => base,
-            None => base::resolve(&site.ec2, recipe).await?,
+            None => base::resolve(&site.ec2, recipe, locked).await?,
         };
         let base_has_agent = base.tags.contains_key(base::KEY_TAG);
         let agent_deb = agent_deb(file, request, recipe, base_has_agent)?;
@@ -85,7 +91,7 @@ impl Plan {
             provisioners: steps::provisioners(&machine, recipe),
             post_processors: [manifest()],
         };
-        Ok(Plan { recipe: recipe.clone(), base, run, agent_deb, inputs, tags, documents, template })
+        Ok(Plan { recipe: recipe.clone(), base, unlocked, run, agent_deb, inputs, tags, documents, template })
     }
 
     /// The image that has just been made, as the API will describe it.
@@ -93,7 +99,9 @@ impl Plan {
         Ami {
             id,
             name: self.run.image_name.clone(),
+            owner: String::new(),
             arch: self.recipe.arch.name().to_owned(),
+            root_device: self.recipe.store.name().to_owned(),
             created: jiff::Timestamp::now().to_string(),
             tags: self.tags.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect(),
             snapshots: Vec::new(),
@@ -105,6 +113,16 @@ impl Plan {
         // Text keys and plain values alone: nothing in it can fail to be JSON.
         serde_json::to_string_pretty(&self.template).unwrap_or_default() + "\n"
     }
+}
+
+fn unlocked(file: &Kilnfile, recipe: &Recipe, place: &str) -> String {
+    let label = &recipe.label;
+    let path = lock::path(&file.path);
+    let lacks = match file.lock {
+        None => format!("there is no {}", path.display()),
+        Some(_) => format!("{} has no base of {label} at {place}", path.display()),
+    };
+    format!("{lacks}, so {label} is built on the newest base that fits; `kiln lock {label}` keeps it from moving")
 }
 
 /// The package to install: the one that was named, else the newest that was built here.
@@ -126,7 +144,7 @@ fn agent_deb(
     }
     let found = deb_folders(file).iter().find_map(|folder| newest_deb(folder, &suffix));
     if found.is_none() && !base_has_agent {
-        return Err(Error::NoAgent { image: recipe.name.clone(), pattern: format!("kiln-agent_*{suffix}") });
+        return Err(Error::NoAgent { image: recipe.label.clone(), pattern: format!("kiln-agent_*{suffix}") });
     }
     Ok(found)
 }
@@ -164,7 +182,7 @@ fn inputs(
         inputs.iter().try_for_each(|input| add_path(&mut content, label, &input.path)).map(|()| content)
     };
     let mut inputs = Inputs::default();
-    inputs.put("base", Content::of(base.id.as_bytes()));
+    inputs.put(base::BASE_INPUT, Content::of(base.id.as_bytes()));
     let mut agent = Content::default();
     agent_deb.map_or(Ok(()), |deb| add_path(&mut agent, "deb", deb))?;
     inputs.put("agent", agent);
@@ -248,6 +266,7 @@ mod tests {
         };
         Plan {
             base: golden(),
+            unlocked: None,
             run: RunId {
                 id: machine.run.clone(),
                 image_name: machine.name.clone(),

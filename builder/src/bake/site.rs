@@ -49,6 +49,11 @@ impl Site {
         format!("{api} {}", self.region)
     }
 
+    /// Target and region, by which kiln.lock tells places apart: people read it.
+    pub fn title(&self) -> String {
+        format!("{}/{}", self.name, self.region)
+    }
+
     fn remote(api: Api, ec2: Ec2) -> Site {
         Site { name: String::new(), region: String::new(), api, ec2, enter: vec![], environment: vec![] }
     }

@@ -63,8 +63,8 @@ pub fn latest(file: &Path, args: &LatestArgs) -> ExitCode {
         let file = images::load(file)?;
         let recipe = file.image(&args.image)?;
         let site = Site::open(file.target(args.target.as_deref())?).await?;
-        base::latest(&site.ec2, &recipe.name).await?.ok_or_else(|| {
-            let (name, site) = (&recipe.name, &site.name);
+        base::latest(&site.ec2, recipe).await?.ok_or_else(|| {
+            let (name, site) = (&recipe.label, &site.name);
             Error::Name(format!(
                 "there is no image of {name} at {site} that passed its gate; bake it: kiln bake {name}"
             ))

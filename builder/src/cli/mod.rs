@@ -2,6 +2,7 @@
 //!
 //! Exit codes of every command: 0 ok; 1 failed, with one sentence that says why; 64 for a command
 //! line that cannot be understood, or that names an image or target which kiln.yaml does not have.
+//! `outdated` exits 2 when something is out of date, so that a pipeline can tell that from a failure.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -16,7 +17,9 @@ mod bake;
 mod deb;
 mod graph;
 mod images;
+mod lock;
 mod manual;
+mod outdated;
 
 /// Exit code of a command line that cannot be understood (EX_USAGE of sysexits.h).
 pub const USAGE: u8 = 64;
@@ -46,6 +49,10 @@ pub enum Command {
     Images(images::Args),
     /// Print the id of an image's newest one that passed its gate
     Latest(images::LatestArgs),
+    /// Keep the bases of images from moving, or take newer ones, in kiln.lock
+    Lock(lock::Args),
+    /// Tell which locked bases there are newer ones of, and which images are built on an older one
+    Outdated(outdated::Args),
     /// Build the .deb packages of the agent and of kiln itself from a checkout
     Deb(deb::Args),
     /// EC2 on this machine: bake and launch without an account
@@ -67,6 +74,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Template(args) => bake::template(&cli.file, args),
         Command::Images(args) => images::run(&cli.file, &args),
         Command::Latest(args) => images::latest(&cli.file, &args),
+        Command::Lock(args) => lock::run(&cli.file, &args),
+        Command::Outdated(args) => outdated::run(&cli.file, &args),
         Command::Deb(args) => deb::run(&args),
         Command::Lab(command) => kiln_lab::cli::run(command),
         Command::Man(args) => manual::pages(&args),

@@ -6,15 +6,15 @@ use indexmap::IndexMap;
 use kiln_schema::diagnostic::{Diagnostic, Severity, nearest};
 use kiln_schema::yaml::{Node, Place, Value};
 
-use super::types::{File, From, Image};
-use super::{Endpoint, Target};
+use super::types::{File, Image};
+use super::{Endpoint, From, Target};
 
 /// Owners of images that are names and not account numbers.
 const NAMED_OWNERS: [&str; 3] = ["self", "amazon", "aws-marketplace"];
 
 /// A step on the way from the root of the document to a value.
 #[derive(Clone, Copy)]
-enum Step<'a> {
+pub(super) enum Step<'a> {
     Key(&'a str),
     Item(usize),
 }
@@ -49,6 +49,7 @@ impl<'a> Checker<'a> {
                 }
             }
             self.base(name, image, file);
+            self.variants(name, image, file);
             self.inputs(name, image);
             self.user_data(name);
         }
@@ -91,26 +92,45 @@ impl<'a> Checker<'a> {
             }
             From::Ami(filter) => {
                 let ami = [at[0], at[1], at[2], Key("ami")];
-                if filter.owners.is_empty() {
-                    self.report(
-                        &ami,
-                        "the key `owners` is missing: list the accounts you trust, because anyone can publish an \
-                         image under any name",
-                    );
-                }
-                for (index, owner) in filter.owners.iter().enumerate() {
-                    let account = owner.len() == 12 && owner.bytes().all(|byte| byte.is_ascii_digit());
-                    if !account && !NAMED_OWNERS.contains(&owner.as_str()) {
-                        self.report(
-                            &[ami[0], ami[1], ami[2], ami[3], Key("owners"), Item(index)],
-                            format!(
-                                "`{owner}` is no account: write its 12 digits in quotes, or self, amazon or \
-                                 aws-marketplace"
-                            ),
-                        );
-                    }
+                self.owners(&ami, &[ami[0], ami[1], ami[2], ami[3], Key("owners")], &filter.owners);
+                self.placeholders(&[ami[0], ami[1], ami[2], ami[3], Key("name")], &filter.name);
+                for (key, value) in &filter.tags {
+                    self.placeholders(&[ami[0], ami[1], ami[2], ami[3], Key("tags"), Key(key)], value);
                 }
             }
+            From::Ssm(parameter) => {
+                self.owners(&at, &[at[0], at[1], at[2], Key("owners")], &parameter.owners);
+                self.placeholders(&[at[0], at[1], at[2], Key("ssm")], &parameter.name);
+            }
+        }
+    }
+
+    /// The accounts whose images are trusted, at `at`, which belong to what stands at `whole`.
+    fn owners(&mut self, whole: &[Step<'_>], at: &[Step<'_>], owners: &[String]) {
+        if owners.is_empty() {
+            self.report(
+                whole,
+                "the key `owners` is missing: list the accounts you trust, because anyone can publish an image under \
+                 any name",
+            );
+        }
+        for (index, owner) in owners.iter().enumerate() {
+            let account = owner.len() == 12 && owner.bytes().all(|byte| byte.is_ascii_digit());
+            if !account && !NAMED_OWNERS.contains(&owner.as_str()) {
+                self.report(
+                    &[at, &[Item(index)]].concat(),
+                    format!(
+                        "`{owner}` is no account: write its 12 digits in quotes, or self, amazon or aws-marketplace"
+                    ),
+                );
+            }
+        }
+    }
+
+    /// Neither names of images nor of parameters have braces but for what stands for the processor.
+    fn placeholders(&mut self, at: &[Step<'_>], text: &str) {
+        if text.replace("{arch}", "").replace("{deb_arch}", "").contains(['{', '}']) {
+            self.report(at, "only `{arch}` (x86_64 or arm64) and `{deb_arch}` (amd64 or arm64) may stand in braces");
         }
     }
 
@@ -177,9 +197,12 @@ impl<'a> Checker<'a> {
         self.findings.push(finding);
     }
 
-    fn report(&mut self, at: &[Step<'_>], message: impl Into<String>) {
+    pub fn report(&mut self, at: &[Step<'_>], message: impl Into<String>) {
         let finding = self.finding(at, message);
-        self.findings.push(finding);
+        // What is wrong with a default is found at every image.
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
     }
 
     fn finding(&self, at: &[Step<'_>], message: impl Into<String>) -> Diagnostic {

@@ -1,21 +1,31 @@
 //! kiln.yaml: which images there are, what each is built on, what it is called.
 //!
-//! - `types`: the keys.
+//! - `types`, `from`: the keys.
 //! - `load`: the file to [`Kilnfile`], with every finding at its place.
+//! - `variants`: one image for several processors or stores.
 //! - `check`: what must fit together: names, bases, cycles, files that are there.
 //! - `graph`: which image is built on which.
 //! - `base`: the newest image that another is built on.
+//! - `outside`: the base where somebody else made it: the locked one, or the newest.
+//! - `lock`, `relock`: kiln.lock, and writing it anew.
+//! - `outdated`: what a newer base makes old.
 //! - `names`: name, tags and description of a new image.
 //! - `inputs`: the digests that make the bake key.
 
 pub mod base;
 mod check;
 mod error;
+mod from;
 pub mod graph;
 pub mod inputs;
 mod load;
+pub mod lock;
 pub mod names;
+pub mod outdated;
+pub mod outside;
+pub mod relock;
 mod types;
+mod variants;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,8 +34,9 @@ use indexmap::IndexMap;
 use kiln_schema::yaml::Node;
 
 pub use error::Error;
+pub use from::{AmiFilter, From, Parameter};
 pub use load::load;
-pub use types::{AmiFilter, Arch, From, Layer, Store};
+pub use types::{Arch, Layer, Store};
 
 /// How long a gate may take when kiln.yaml does not say.
 pub const GATE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
@@ -40,13 +51,17 @@ pub struct Kilnfile {
     images: IndexMap<String, Recipe>,
     targets: IndexMap<String, Target>,
     default_target: Option<String>,
+    /// The bases that are not to move; none when there is no lock file.
+    pub lock: Option<lock::Lock>,
 }
 
-/// How to make one image.
+/// How to make one image; of an image with variants, one of them.
 #[derive(Clone, Debug)]
 pub struct Recipe {
     /// Its name in kiln.yaml; the tag `application`.
     pub name: String,
+    /// The name of this variant: `golden:arm64` where golden is made for several processors, else `golden`.
+    pub label: String,
     /// How far from a stock system it is.
     pub layer: Layer,
     /// What it is built on.
@@ -124,19 +139,23 @@ pub enum Endpoint {
 }
 
 impl Kilnfile {
-    /// The images, in the order of the file.
+    /// The images, each variant on its own, in the order of the file.
     pub fn images(&self) -> impl Iterator<Item = &Recipe> {
         self.images.values()
     }
 
-    /// The image of this name.
+    /// The one image of this name.
     ///
     /// # Errors
-    /// With the nearest name, when there is none.
+    /// With the nearest name, when there is none, and with all variants, when one must be chosen.
     pub fn image(&self, name: &str) -> Result<&Recipe, Error> {
-        self.images
-            .get(name)
-            .ok_or_else(|| Error::unknown("image", name, &self.path, self.images.keys().map(String::as_str)))
+        match self.variants(name)?[..] {
+            [only] => Ok(only),
+            ref several => Err(Error::ChooseVariant {
+                name: name.to_owned(),
+                known: several.iter().map(|recipe| recipe.label.as_str()).collect::<Vec<_>>().join(", "),
+            }),
+        }
     }
 
     /// The target of this name; without one, the default target or the only one there is.
