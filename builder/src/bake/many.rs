@@ -54,10 +54,17 @@ pub async fn bake(
     parallel: usize,
     progress: &Progress,
 ) -> Result<Summary, Error> {
-    let graph = Graph::of(session.file);
+    let graph = Graph::at(session.file, session.target);
     let mut waiting = chosen(session, &graph, wanted).await?;
     let alone = matches!(wanted, Wanted::Named(_)) && waiting.len() == 1;
     let width = waiting.iter().map(|recipe| recipe.label.chars().count()).max().unwrap_or(0);
+    if let Wanted::Named(names) = wanted {
+        let stores = names.iter().map(|name| session.file.variants(name)).collect::<Result<Vec<_>, _>>()?;
+        for recipe in stores.into_iter().flatten().filter(|recipe| recipe.store != session.target.store()) {
+            let store = recipe.store.name();
+            progress.say(&format!("{} is left to a target that makes images on {store}", recipe.label));
+        }
+    }
     recover::all(session, progress).await?;
 
     let mut stop = Stop::listen().map_err(|error| Error::file("cannot listen for signals", error))?;
@@ -134,20 +141,16 @@ fn told(outcome: Result<Baked, Error>, progress: &Progress, summary: &mut Summar
 
 /// The images that are asked for, parents first.
 async fn chosen<'a>(session: &Session<'_>, graph: &Graph<'a>, wanted: &Wanted) -> Result<Vec<&'a Recipe>, Error> {
-    let chosen: HashSet<String> = match wanted {
+    let chosen: HashSet<&str> = match wanted {
         Wanted::All => return Ok(graph.parents_first()),
         Wanted::Named(names) => {
-            let mut chosen = HashSet::new();
-            for name in names {
-                chosen.extend(session.file.variants(name)?.into_iter().map(|recipe| recipe.label.clone()));
-            }
-            chosen
+            session.file.variants_at(names, session.target)?.into_iter().map(|recipe| recipe.label.as_str()).collect()
         }
         Wanted::Stale => {
             let images = base::all(&session.site.ec2).await?;
             let baked = |recipe: &&Recipe| images.iter().any(|image| base::is_of(image, recipe));
-            session.file.images().filter(baked).map(|recipe| recipe.label.clone()).collect()
+            session.file.images().filter(baked).map(|recipe| recipe.label.as_str()).collect()
         }
     };
-    Ok(graph.parents_first().into_iter().filter(|recipe| chosen.contains(&recipe.label)).collect())
+    Ok(graph.parents_first().into_iter().filter(|recipe| chosen.contains(recipe.label.as_str())).collect())
 }

@@ -83,8 +83,12 @@ impl Plan {
             region: site.region.clone(),
             api: site.api.clone(),
             base: base.id.clone(),
-            instance_type: recipe.instance_type.clone().unwrap_or_else(|| recipe.arch.instance_type().to_owned()),
+            instance_type: recipe
+                .instance_type
+                .clone()
+                .unwrap_or_else(|| recipe.arch.instance_type(recipe.store).to_owned()),
             ssh_username: recipe.ssh_username.clone(),
+            bundle: site.bundle.clone(),
         };
         let template = Template {
             builders: [machine.builder()],
@@ -230,14 +234,14 @@ fn git_revision(folder: &Path) -> Option<String> {
 mod tests {
     use super::*;
     use crate::bake::stage::stage;
-    use crate::images::PlacedFile;
     use crate::images::names::tests::{circumstances, golden, recipe};
+    use crate::images::{Bundle, PlacedFile};
     use crate::packer::template::{Api, files};
     use crate::packer::version;
     use crate::system::tools::present;
 
     /// A plan with one input of every kind.
-    fn plan(inputs: &Path, api: Api) -> Plan {
+    fn plan(inputs: &Path, api: Api, bundle: bool) -> Plan {
         fs::create_dir_all(inputs.join("puppet/modules")).unwrap();
         fs::create_dir_all(inputs.join("tests")).unwrap();
         for name in ["golden.sh", "puppet/site.pp", "tests/a.bats", "tests/b.bats", "motd"] {
@@ -263,6 +267,13 @@ mod tests {
             base: "ami-1".into(),
             instance_type: "t3.small".into(),
             ssh_username: "admin".into(),
+            bundle: bundle.then(|| Bundle {
+                account_id: "123456789012".into(),
+                s3_bucket: "images/kiln".into(),
+                x509_cert: inputs.join("motd"),
+                x509_key: inputs.join("motd"),
+                instance_profile: "bundler".into(),
+            }),
         };
         Plan {
             base: golden(),
@@ -288,16 +299,30 @@ mod tests {
     #[test]
     fn the_template_is_as_reviewed_and_has_no_secret() {
         let inputs = tempfile::tempdir().unwrap();
-        let json = plan(inputs.path(), Api::Lab("http://10.0.0.1:5000".into())).template_json();
+        let json = plan(inputs.path(), Api::Lab("http://10.0.0.1:5000".into()), false).template_json();
         assert!(!json.contains("hunter2"));
         insta::assert_snapshot!(json);
     }
 
     #[test]
+    fn an_image_on_an_instance_store_is_bundled_without_a_key_of_the_account() {
+        let inputs = tempfile::tempdir().unwrap();
+        let json = plan(inputs.path(), Api::Aws, true).template_json();
+        let template: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let builder = &template["builders"][0];
+        assert_eq!((&builder["type"], &builder["s3_bucket"]), (&"amazon-instance".into(), &"images/kiln".into()));
+        assert_eq!(builder["iam_instance_profile"], "bundler");
+        assert!(!json.contains("SecretKey") && !json.contains("run_volume_tags"), "{json}");
+        let last = template["provisioners"].as_array().unwrap().last().unwrap();
+        assert_eq!(last["script"], "bundle.sh", "after the seal, which empties the folder for it");
+    }
+
+    #[test]
     fn the_folder_holds_what_the_template_names_and_packer_accepts_it() {
-        for api in [Api::Aws, Api::Lab("http://10.0.0.1:5000".into())] {
+        let lab = || Api::Lab("http://10.0.0.1:5000".into());
+        for (api, bundle) in [(Api::Aws, false), (lab(), false), (Api::Aws, true), (lab(), true)] {
             let (inputs, work) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-            stage(&plan(inputs.path(), api), work.path()).unwrap();
+            stage(&plan(inputs.path(), api, bundle), work.path()).unwrap();
             let run = |tool: Tool| {
                 let answer = tool.within(work.path()).capture().unwrap();
                 let said = String::from_utf8_lossy(&[answer.stdout, answer.stderr].concat()).into_owned();
@@ -324,7 +349,7 @@ mod tests {
     #[test]
     fn two_tests_of_one_name_are_refused() {
         let (inputs, work) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let mut plan = plan(inputs.path(), Api::Aws);
+        let mut plan = plan(inputs.path(), Api::Aws, false);
         fs::create_dir(inputs.path().join("more")).unwrap();
         fs::write(inputs.path().join("more/a.bats"), "").unwrap();
         plan.recipe.tests.push(Input { given: "more/a.bats".into(), path: inputs.path().join("more/a.bats") });

@@ -4,7 +4,7 @@ use kiln_lab::Access;
 
 use super::Error;
 use crate::aws::Ec2;
-use crate::images::{Endpoint, Target};
+use crate::images::{Bundle, Endpoint, Target};
 use crate::packer::template::Api;
 
 /// A target that can be talked to.
@@ -13,6 +13,8 @@ pub struct Site {
     pub name: String,
     /// The region.
     pub region: String,
+    /// How images on instance stores are bundled; none where images are made on network volumes.
+    pub bundle: Option<Bundle>,
     /// The API as packer sees it.
     pub api: Api,
     /// The API as this program sees it.
@@ -31,11 +33,12 @@ impl Site {
     pub async fn open(target: &Target) -> Result<Site, Error> {
         let region = target.region.as_deref();
         let mut site = match &target.endpoint {
-            Endpoint::Lab => return lab(target).await,
+            Endpoint::Lab => lab(target).await?,
             Endpoint::Aws => Site::remote(Api::Aws, Ec2::new(region, None, &[]).await),
             Endpoint::Url(url) => Site::remote(Api::Url(url.clone()), Ec2::new(region, Some(url), &[]).await),
         };
         site.name.clone_from(&target.name);
+        site.bundle = target.bundle.as_ref().map(absolute).transpose()?;
         site.region = site.ec2.region().ok_or_else(|| Error::NoRegion(target.name.clone()))?;
         Ok(site)
     }
@@ -55,8 +58,14 @@ impl Site {
     }
 
     fn remote(api: Api, ec2: Ec2) -> Site {
-        Site { name: String::new(), region: String::new(), api, ec2, enter: vec![], environment: vec![] }
+        Site { name: String::new(), region: String::new(), bundle: None, api, ec2, enter: vec![], environment: vec![] }
     }
+}
+
+/// With paths that hold wherever packer runs.
+fn absolute(bundle: &Bundle) -> Result<Bundle, Error> {
+    let [x509_cert, x509_key] = [&bundle.x509_cert, &bundle.x509_key].map(|path| super::session::absolute(path));
+    Ok(Bundle { x509_cert: x509_cert?, x509_key: x509_key?, ..bundle.clone() })
 }
 
 async fn lab(target: &Target) -> Result<Site, Error> {
@@ -70,6 +79,7 @@ async fn lab(target: &Target) -> Result<Site, Error> {
     Ok(Site {
         name: target.name.clone(),
         region: access.region.clone(),
+        bundle: None,
         api: Api::Lab(access.endpoint.clone()),
         ec2,
         enter: access.enter(),

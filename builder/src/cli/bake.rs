@@ -78,8 +78,8 @@ pub fn run(file: &Path, args: Args) -> ExitCode {
     let outcome = run_async(async {
         let file = images::load(file)?;
         if let Wanted::Named(names) = &wanted {
-            let variants = names.iter().map(|name| file.variants(name).map(|variants| variants.len()));
-            if variants.sum::<Result<usize, _>>()? > 1 && request.report.is_some() {
+            let chosen = file.variants_at(names, file.target(request.target.as_deref())?)?;
+            if chosen.len() > 1 && request.report.is_some() {
                 return Err(Error::OneReport);
             }
         }

@@ -10,7 +10,7 @@ use crate::bake::Error;
 use crate::bake::site::Site;
 use crate::images::lock::{self, Lock, Locked};
 use crate::images::relock::{Change, is_outside, relock};
-use crate::images::{self, Kilnfile, Recipe};
+use crate::images::{self, Kilnfile, Recipe, Target};
 
 /// Arguments of `lock`.
 #[derive(Debug, ClapArgs)]
@@ -31,8 +31,10 @@ pub struct Args {
 pub fn run(file: &Path, args: &Args) -> ExitCode {
     finish(run_async(async {
         let file = images::load(file)?;
-        let recipes = chosen(&file, &args.images)?;
-        let site = Site::open(file.target(args.target.as_deref())?).await?;
+        args.images.iter().try_for_each(|name| has_outside_base(&file, name))?;
+        let target = file.target(args.target.as_deref())?;
+        let recipes = chosen(&file, &args.images, target)?;
+        let site = Site::open(target).await?;
         let before = file.lock.clone().unwrap_or_default();
         let mut lock = before.clone();
         let changes = relock(&site.ec2, &recipes, &site.title(), args.update, &mut lock).await?;
@@ -51,22 +53,22 @@ pub fn run(file: &Path, args: &Args) -> ExitCode {
 }
 
 /// The images with something to lock.
-fn chosen<'a>(file: &'a Kilnfile, names: &[String]) -> Result<Vec<&'a Recipe>, Error> {
-    let mut recipes = Vec::new();
-    for name in names {
-        let variants = file.variants(name)?;
-        if let images::From::Image(base) = &variants[0].from {
-            return Err(Error::Name(format!(
-                "{name} is built on {base} of kiln.yaml, so it has no outside base to lock; `kiln bake {name}` takes the \
-                 newest {base}"
-            )));
-        }
-        recipes.extend(variants);
-    }
+fn chosen<'a>(file: &'a Kilnfile, names: &[String], target: &Target) -> Result<Vec<&'a Recipe>, Error> {
     if names.is_empty() {
-        recipes.extend(file.images().filter(|recipe| is_outside(recipe)));
+        return Ok(file.images_at(target).filter(|recipe| is_outside(recipe)).collect());
     }
-    Ok(recipes)
+    Ok(file.variants_at(names, target)?)
+}
+
+fn has_outside_base(file: &Kilnfile, name: &str) -> Result<(), Error> {
+    // All variants are built on the same.
+    match file.variants(name)?.first().map(|recipe| &recipe.from) {
+        Some(images::From::Image(base)) => Err(Error::Name(format!(
+            "{name} is built on {base} of kiln.yaml, so it has no outside base to lock; `kiln bake {name}` takes the newest \
+             {base}"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Lets go of what kiln.yaml has no more. What is locked for another region of a target stays.

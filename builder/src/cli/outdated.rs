@@ -31,8 +31,9 @@ pub struct Args {
 pub fn run(file: &Path, args: &Args) -> ExitCode {
     let looked = run_async(async {
         let file = images::load(file)?;
-        let site = Site::open(file.target(args.target.as_deref())?).await?;
-        Ok(outdated::look(&site.ec2, &Graph::of(&file), file.lock.as_ref(), &site.title()).await?)
+        let target = file.target(args.target.as_deref())?;
+        let site = Site::open(target).await?;
+        Ok(outdated::look(&site.ec2, &Graph::at(&file, target), file.lock.as_ref(), &site.title()).await?)
     });
     let rows: Vec<Row> = match looked {
         Ok(rows) => rows,

@@ -6,8 +6,8 @@ use indexmap::IndexMap;
 use kiln_schema::diagnostic::{Diagnostic, Severity, nearest};
 use kiln_schema::yaml::{Node, Place, Value};
 
-use super::types::{File, Image};
-use super::{Endpoint, From, Target};
+use super::types::{File, Image, Kind};
+use super::{Bundle, Endpoint, From, Target};
 
 /// Owners of images that are names and not account numbers.
 const NAMED_OWNERS: [&str; 3] = ["self", "amazon", "aws-marketplace"];
@@ -70,10 +70,44 @@ impl<'a> Checker<'a> {
                 }
             };
             let region = target.region.as_ref().or(file.defaults.region.as_ref()).cloned();
-            let target = Target { name: name.clone(), endpoint, region };
+            let bundle = self.bundle(name, target);
+            let target = Target { name: name.clone(), endpoint, region, bundle };
             checked.insert(name.clone(), target);
         }
         checked
+    }
+
+    /// The keys of a target that makes images on instance stores.
+    fn bundle(&mut self, name: &str, target: &super::types::Target) -> Option<Bundle> {
+        let at = [Key("targets"), Key(name)];
+        let keys = [
+            ("account_id", &target.account_id),
+            ("s3_bucket", &target.s3_bucket),
+            ("x509_cert_path", &target.x509_cert_path),
+            ("x509_key_path", &target.x509_key_path),
+            ("iam_instance_profile", &target.iam_instance_profile),
+        ];
+        if target.kind == Kind::AmazonEbs {
+            for (key, _) in keys.iter().filter(|(_, value)| value.is_some()) {
+                self.report(&[at[0], at[1], Key(key)], "only a target of the kind amazon-instance has this key");
+            }
+            return None;
+        }
+        for (key, _) in keys.iter().filter(|(_, value)| value.is_none()) {
+            self.report(&at, format!("the key `{key}` is missing, which a target of the kind amazon-instance needs"));
+        }
+        let [account_id, s3_bucket, cert, key, instance_profile] = keys.map(|(_, value)| value.clone());
+        let (account_id, cert, key) = (account_id?, cert?, key?);
+        if account_id.len() != 12 || !account_id.bytes().all(|byte| byte.is_ascii_digit()) {
+            self.report(
+                &[at[0], at[1], Key("account_id")],
+                format!("`{account_id}` is no account: write its 12 digits in quotes"),
+            );
+        }
+        self.exists(&[at[0], at[1], Key("x509_cert_path")], &cert);
+        self.exists(&[at[0], at[1], Key("x509_key_path")], &key);
+        let (x509_cert, x509_key) = (self.folder.join(cert), self.folder.join(key));
+        Some(Bundle { account_id, s3_bucket: s3_bucket?, x509_cert, x509_key, instance_profile: instance_profile? })
     }
 
     fn base(&mut self, name: &str, image: &Image, file: &File) {

@@ -56,6 +56,19 @@ pub enum Error {
         /// The targets.
         known: String,
     },
+    /// The target makes other images.
+    #[error(
+        "{name} is not made on {store}, and that is what the target {target} makes: choose another with --target, or \
+         add {store} to the `store` of the image"
+    )]
+    OtherStore {
+        /// The image.
+        name: String,
+        /// The target.
+        target: String,
+        /// What it makes.
+        store: &'static str,
+    },
     /// Several variants and none chosen.
     #[error("{name} has several variants: choose one of {known}")]
     ChooseVariant {
@@ -85,7 +98,10 @@ impl Error {
 
     /// Whether the command line is at fault rather than the file.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Error::Unknown { .. } | Error::ChooseTarget { .. } | Error::ChooseVariant { .. })
+        matches!(
+            self,
+            Error::Unknown { .. } | Error::ChooseTarget { .. } | Error::ChooseVariant { .. } | Error::OtherStore { .. }
+        )
     }
 }
 

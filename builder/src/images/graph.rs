@@ -2,7 +2,7 @@
 
 use indexmap::IndexMap;
 
-use super::{From, Kilnfile, Recipe};
+use super::{From, Kilnfile, Recipe, Target};
 
 /// The images of one kiln.yaml with what each is built on.
 ///
@@ -15,6 +15,11 @@ impl<'a> Graph<'a> {
     /// The graph of all images of the file.
     pub fn of(file: &'a Kilnfile) -> Graph<'a> {
         Graph { images: file.images().map(|recipe| (recipe.label.as_str(), recipe)).collect() }
+    }
+
+    /// The graph of the images that can be made at a target.
+    pub fn at(file: &'a Kilnfile, target: &Target) -> Graph<'a> {
+        Graph { images: file.images_at(target).map(|recipe| (recipe.label.as_str(), recipe)).collect() }
     }
 
     /// Every image, each behind the one it is built on; otherwise in the order of the file.

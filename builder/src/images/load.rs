@@ -173,7 +173,34 @@ pub(crate) mod tests {
                 app("arch: sparc"),
                 "kiln.yaml:6:11: error: images.app.arch: unknown value; expected one of x86_64, arm64",
             ),
-            (app("store: instance"), "kiln.yaml:6:12: error: images.app.store: unknown value; expected one of ebs"),
+            (
+                app("store: instance"),
+                "kiln.yaml:6:12: error: images.app.store: unknown value; expected one of ebs, instance-store",
+            ),
+            (
+                app("store: [ebs, instance-store]"),
+                "images.app.from: golden is not made on instance-store: add instance-store to its `store`",
+            ),
+            (
+                app("store: instance-store\n    arch: arm64"),
+                "images.app.store: no instance of arm64 has its root on an instance store: give app the `arch` x86_64 alone",
+            ),
+            (
+                "targets: {t: {kind: amazon-ebs, s3_bucket: b}}".into(),
+                "kiln.yaml:1:44: error: targets.t.s3_bucket: only a target of the kind amazon-instance has this key",
+            ),
+            (
+                "targets: {t: {kind: amazon-instance, s3_bucket: b, account_id: 1, x509_cert_path: golden.sh, x509_key_path: k}}".into(),
+                "targets.t: the key `iam_instance_profile` is missing, which a target of the kind amazon-instance needs",
+            ),
+            (
+                "targets: {t: {kind: amazon-instance, s3_bucket: b, account_id: 1, x509_cert_path: golden.sh, x509_key_path: k}}".into(),
+                "targets.t.account_id: `1` is no account: write its 12 digits in quotes",
+            ),
+            (
+                "targets: {t: {kind: amazon-instance, s3_bucket: b, account_id: 1, x509_cert_path: golden.sh, x509_key_path: k}}".into(),
+                "targets.t.x509_key_path: there is no file or folder `k` beside kiln.yaml",
+            ),
             (
                 app("version: 1 2"),
                 "kiln.yaml:6:14: error: images.app.version: `1 2` cannot be part of an image's name; use letters, digits, `.`, `_` and `-`",
@@ -275,7 +302,7 @@ pub(crate) mod tests {
             ),
             ("images: {a: {layer: app, from: a}}".into(), "images are built on each other: a -> a"),
             ("images: {\"a b\": {layer: app, from: \"a b\"}}".into(), "`a b` cannot be part of an image's name"),
-            ("targets: {t: {kind: qemu}}".into(), "targets.t.kind: unknown value; expected one of amazon-ebs"),
+            ("targets: {t: {kind: qemu}}".into(), "targets.t.kind: unknown value; expected one of amazon-ebs, amazon-instance"),
             (
                 "targets: {t: {kind: amazon-ebs, endpoint: labs}}".into(),
                 "kiln.yaml:1:43: error: targets.t.endpoint: neither `lab` nor an address that begins with http:// or https://",
@@ -353,6 +380,30 @@ pub(crate) mod tests {
         assert_eq!(said("app:arm65"), "kiln.yaml has no variant `app:arm65`; did you mean `app:arm64`?");
         assert_eq!(said("tool:x86_64"), "kiln.yaml has no variant `tool:x86_64`; it has tool");
         assert_eq!(said("ap:arm64"), "kiln.yaml has no image `ap`; did you mean `app`?");
+    }
+
+    #[test]
+    fn each_store_is_a_variant_for_the_target_that_makes_it() {
+        let file = load(&format!(
+            "defaults: {{store: [ebs, instance-store]}}\nimages: {{{GOLDEN}, plain: {{layer: app, from: golden, store: \
+             ebs}}}}\ntargets:\n  e: {{kind: amazon-ebs}}\n  s3: {{kind: amazon-instance, account_id: \"123456789012\", \
+             s3_bucket: b, x509_cert_path: app.bats, x509_key_path: golden.sh, iam_instance_profile: p}}\n"
+        ))
+        .unwrap();
+        let labels = |target: &str| -> Vec<String> {
+            let at = file.images_at(file.target(Some(target)).unwrap());
+            at.map(|recipe| recipe.label.clone()).collect()
+        };
+        assert_eq!(labels("e"), ["golden:ebs", "plain"]);
+        assert_eq!(labels("s3"), ["golden:instance-store"]);
+        let s3 = file.target(Some("s3")).unwrap();
+        let chosen = file.variants_at(&["golden".to_owned()], s3).unwrap();
+        assert_eq!((chosen.len(), chosen[0].store.name()), (1, "instance-store"));
+        assert_eq!(
+            file.variants_at(&["plain".to_owned()], s3).unwrap_err().to_string(),
+            "plain is not made on instance-store, and that is what the target s3 makes: choose another with --target, or \
+             add instance-store to the `store` of the image"
+        );
     }
 
     #[test]

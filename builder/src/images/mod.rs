@@ -125,6 +125,30 @@ pub struct Target {
     pub endpoint: Endpoint,
     /// The region; without it, the lab's or that of the environment.
     pub region: Option<String>,
+    /// Where the files of images on instance stores go; none where images are made on network volumes.
+    pub bundle: Option<Bundle>,
+}
+
+impl Target {
+    /// What the root of its images lies on.
+    pub fn store(&self) -> Store {
+        if self.bundle.is_some() { Store::InstanceStore } else { Store::Ebs }
+    }
+}
+
+/// How an image on an instance store is bundled: signed, encrypted and put into S3.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bundle {
+    /// The account that owns it.
+    pub account_id: String,
+    /// The bucket, and a folder in it.
+    pub s3_bucket: String,
+    /// The certificate that belongs to the key.
+    pub x509_cert: PathBuf,
+    /// The private key that signs it.
+    pub x509_key: PathBuf,
+    /// What lets the instance write into the bucket, so that no key of the account gets onto it.
+    pub instance_profile: String,
 }
 
 /// An API of EC2.
@@ -142,6 +166,12 @@ impl Kilnfile {
     /// The images, each variant on its own, in the order of the file.
     pub fn images(&self) -> impl Iterator<Item = &Recipe> {
         self.images.values()
+    }
+
+    /// The images that can be made at a target, in the order of the file.
+    pub fn images_at(&self, target: &Target) -> impl Iterator<Item = &Recipe> {
+        let store = target.store();
+        self.images().filter(move |recipe| recipe.store == store)
     }
 
     /// The one image of this name.

@@ -80,8 +80,17 @@ pub(super) struct FileToPlace {
 /// Where images are made.
 #[derive(Debug, serde::Deserialize)]
 pub(super) struct Target {
-    #[serde(rename = "kind")]
-    pub _kind: Kind,
+    pub kind: Kind,
+    #[serde(default)]
+    pub account_id: Option<String>,
+    #[serde(default)]
+    pub s3_bucket: Option<String>,
+    #[serde(default)]
+    pub x509_cert_path: Option<String>,
+    #[serde(default)]
+    pub x509_key_path: Option<String>,
+    #[serde(default)]
+    pub iam_instance_profile: Option<String>,
     #[serde(default)]
     pub endpoint: Option<String>,
     #[serde(default)]
@@ -89,10 +98,12 @@ pub(super) struct Target {
 }
 
 /// The builder of packer that makes the image.
-#[derive(Clone, Copy, Debug, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 pub(super) enum Kind {
     #[serde(rename = "amazon-ebs")]
     AmazonEbs,
+    #[serde(rename = "amazon-instance")]
+    AmazonInstance,
 }
 
 /// How far an image is from a stock system.
@@ -128,13 +139,17 @@ pub enum Store {
     /// A network volume.
     #[default]
     Ebs,
+    /// Disks of the host; the image lies in S3.
+    #[serde(rename = "instance-store")]
+    InstanceStore,
 }
 
 impl Store {
-    /// The word in kiln.yaml, in the name and in the tag.
+    /// The word in kiln.yaml, in the name and in the tag, and EC2's for the device of a root.
     pub fn name(self) -> &'static str {
         match self {
             Store::Ebs => "ebs",
+            Store::InstanceStore => "instance-store",
         }
     }
 }
@@ -172,10 +187,12 @@ impl Arch {
     }
 
     /// The instance type to bake on when kiln.yaml names none.
-    pub fn instance_type(self) -> &'static str {
-        match self {
-            Arch::X86_64 => "t3.small",
-            Arch::Arm64 => "t4g.small",
+    pub fn instance_type(self, store: Store) -> &'static str {
+        match (self, store) {
+            (Arch::X86_64, Store::Ebs) => "t3.small",
+            // Only old types can have their root on disks of the host.
+            (Arch::X86_64, Store::InstanceStore) => "m3.medium",
+            (Arch::Arm64, _) => "t4g.small",
         }
     }
 }

@@ -4,7 +4,7 @@ use indexmap::IndexSet;
 
 use super::check::{Checker, Step};
 use super::types::{Arch, Defaults, File, Image, InstanceType, Store};
-use super::{Error, From, Kilnfile, Recipe};
+use super::{Error, From, Kilnfile, Recipe, Target};
 use Step::{Item, Key};
 
 /// What tells the variants of an image apart.
@@ -66,6 +66,12 @@ impl Checker<'_> {
                 ),
             );
         }
+        if variants.stores.contains(&Store::InstanceStore) && variants.archs.contains(&Arch::Arm64) {
+            self.report(
+                &own("store", image.store.is_some()),
+                format!("no instance of arm64 has its root on an instance store: give {name} the `arch` x86_64 alone"),
+            );
+        }
         let From::Image(base) = &image.from else { return };
         let Some(parent) = file.images.get(base) else { return };
         let parent = Variants::of(parent, &file.defaults);
@@ -111,6 +117,27 @@ impl Kilnfile {
             return Err(Error::unknown("variant", wanted, &self.path, all.iter().map(|recipe| recipe.label.as_str())));
         }
         Ok(fitting)
+    }
+
+    /// The variants that these names stand for and that can be made at a target.
+    ///
+    /// # Errors
+    /// When there is no such image, or none of its variants can be made there.
+    pub fn variants_at(&self, names: &[String], target: &Target) -> Result<Vec<&Recipe>, Error> {
+        let mut chosen: Vec<&Recipe> = Vec::new();
+        for name in names {
+            let mut variants = self.variants(name)?;
+            variants.retain(|recipe| recipe.store == target.store());
+            if variants.is_empty() {
+                return Err(Error::OtherStore {
+                    name: name.clone(),
+                    target: target.name.clone(),
+                    store: target.store().name(),
+                });
+            }
+            chosen.extend(variants);
+        }
+        Ok(chosen)
     }
 }
 
