@@ -69,9 +69,10 @@ pub async fn newest(api: &impl Bases, recipe: &Recipe) -> Result<Ami, Error> {
         return named_by(api, recipe, &parameter.name, &parameter.owners).await;
     }
     let query = query(recipe);
-    let mut images = api.find_images(&query).await?;
-    images.retain(|image| image.root_device == recipe.store.name());
-    base::newest(images).ok_or_else(|| Error::None { image: recipe.label.clone(), query, advice: advice(recipe) })
+    let (images, others): (Vec<Ami>, Vec<Ami>) =
+        api.find_images(&query).await?.into_iter().partition(|image| image.root_device == recipe.store.name());
+    let advice = || advice(recipe, others.first());
+    base::newest(images).ok_or_else(|| Error::None { image: recipe.label.clone(), query, advice: advice() })
 }
 
 /// The image that is locked, if it is what was locked and what kiln.yaml asks for.
@@ -80,7 +81,16 @@ pub async fn newest(api: &impl Bases, recipe: &Recipe) -> Result<Ami, Error> {
 /// When it is not, with what is different, and when the API does not answer.
 pub async fn locked(api: &impl Bases, recipe: &Recipe, locked: &Locked) -> Result<Ami, Error> {
     let image = || recipe.label.clone();
-    let Some(base) = api.known(&locked.id, &ImageQuery::default()).await? else {
+    let query = query(recipe);
+    let fitting = api.known(&locked.id, &query).await?.filter(|base| {
+        base.root_device == recipe.store.name() && Locked::of(recipe, base).parameter == locked.parameter
+    });
+    // Looked for without its owner only where something is wrong: that takes EC2 long.
+    let base = match &fitting {
+        Some(base) => Some(base.clone()),
+        None => api.known(&locked.id, &ImageQuery::default()).await?,
+    };
+    let Some(base) = base else {
         return Err(Refusal::Gone { image: image(), locked: Box::new(locked.clone()) }.into());
     };
     let facts = [("owned by", &base.owner, &locked.owner), ("of", &base.created, &locked.created)];
@@ -88,19 +98,12 @@ pub async fn locked(api: &impl Bases, recipe: &Recipe, locked: &Locked) -> Resul
         let (now, was) = (format!("{what} {now}"), format!("{what} {was}"));
         return Err(Refusal::Changed { image: image(), id: base.id, now, was }.into());
     }
-    let query = query(recipe);
-    let same_parameter = Locked::of(recipe, &base).parameter == locked.parameter;
-    if same_parameter
-        && base.root_device == recipe.store.name()
-        && let Some(base) = api.known(&locked.id, &query).await?
-    {
-        return Ok(base);
-    }
     let asked = match &recipe.from {
         From::Ssm(parameter) => format!("{}, {query}", parameter.name),
         From::Ami(_) | From::Image(_) => query.to_string(),
     };
-    Err(Refusal::Unfit { image: image(), locked: Box::new(locked.clone()), asked }.into())
+    let unfit = || Refusal::Unfit { image: image(), locked: Box::new(locked.clone()), asked };
+    fitting.ok_or_else(|| unfit().into())
 }
 
 /// The image whose id the parameter holds. Whoever writes the parameter chooses the image, so that it is looked at
@@ -156,7 +159,15 @@ fn query(recipe: &Recipe) -> ImageQuery {
     ImageQuery { owners, filters }
 }
 
-fn advice(recipe: &Recipe) -> String {
+/// What to do where nothing fits; `other` is an image of which nothing but the store does not fit.
+fn advice(recipe: &Recipe, other: Option<&Ami>) -> String {
+    if let Some(Ami { name, root_device, .. }) = other {
+        let store = recipe.store.name();
+        return format!(
+            "{name} would, but its root lies on {root_device} and not on {store}: see `store` of images.{}",
+            recipe.name
+        );
+    }
     let tags = match &recipe.from {
         From::Ami(filter) if !filter.tags.is_empty() => {
             "; EC2 shows the tags of an image to its own account alone, so `tags` fit nobody else's"
@@ -174,7 +185,7 @@ fn advice(recipe: &Recipe) -> String {
 mod tests {
     use super::*;
     use crate::images::base::tests::{Account, DEBIAN, SELF, STRANGER, account, block_on, debian, recipe};
-    use crate::images::{AmiFilter, Arch, Parameter};
+    use crate::images::{AmiFilter, Arch, Parameter, Store};
 
     fn ssm(name: &str, owner: &str) -> Recipe {
         recipe(From::Ssm(Parameter { name: name.into(), owners: vec![owner.into()] }), Arch::X86_64)
@@ -193,6 +204,21 @@ mod tests {
         assert_eq!(ask(&tagged("l?s")).unwrap().id, "ami-2");
         let error = ask(&tagged("other")).unwrap_err().to_string();
         assert!(error.contains("tag:line other") && error.contains("to its own account alone"), "{error}");
+    }
+
+    #[test]
+    fn an_image_on_another_store_is_not_taken_and_told() {
+        let account = account();
+        account.images.borrow_mut().retain(|image| image.id == "ami-9");
+        let error = block_on(newest(&account, &recipe(debian(DEBIAN), Arch::X86_64))).unwrap_err().to_string();
+        assert!(
+            error.ends_with(
+                "debian-12-amd64-9 would, but its root lies on instance-store and not on ebs: see `store` of images.app"
+            ),
+            "{error}"
+        );
+        let stored = Recipe { store: Store::InstanceStore, ..recipe(debian(DEBIAN), Arch::X86_64) };
+        assert_eq!(block_on(newest(&account, &stored)).unwrap().id, "ami-9");
     }
 
     #[test]
