@@ -36,6 +36,11 @@ impl Project {
     }
 }
 
+/// A word of this run: the lab may still have the images of the last one.
+fn word(name: &str) -> String {
+    format!("{name}-{:x}", std::process::id())
+}
+
 /// The golden image once more, under this name and without its tags, as somebody else would publish one.
 fn publish(name: &str) -> String {
     let lab = lab();
@@ -69,27 +74,29 @@ fn says(ran: &Ran, code: i32, parts: &[&str]) {
 #[test]
 #[ignore = "needs the lab: tests/e2e.sh"]
 fn a_base_that_moves_is_not_taken_while_it_is_locked() {
-    let (first, stranger) = (publish("moving-base-1"), import("moving-base-9", STRANGER, &[]));
+    let name = word("moving");
+    let (old, new) = (format!("{name}-1"), format!("{name}-2"));
+    let (first, stranger) = (publish(&old), import(&format!("{name}-9"), STRANGER, &[]));
     let project = Project::new(&format!(
-        "images:\n  moving: {{layer: app, from: {{ami: {{owners: [\"{OWN}\"], name: \"moving-base-*\"}}}}}}\n"
+        "images:\n  moving: {{layer: app, from: {{ami: {{owners: [\"{OWN}\"], name: \"{name}-*\"}}}}}}\n"
     ));
-    says(&project.kiln(&["lock"]), 0, &["moving: locked moving-base-1", &first, OWN, "kiln.lock: written"]);
+    says(&project.kiln(&["lock"]), 0, &[&format!("moving: locked {old}"), &first, OWN, "kiln.lock: written"]);
     let baked = project.bake();
-    says(&baked, 0, &[&format!("on moving-base-1 ({first})")]);
+    says(&baked, 0, &[&format!("on {old} ({first})")]);
     assert!(!baked.stdout.contains("kiln.lock"), "it is locked, so nothing is to be said of it: {baked:?}");
     says(&project.kiln(&["outdated"]), 0, &["nothing is out of date"]);
 
-    let second = publish("moving-base-2");
+    let second = publish(&new);
     says(&project.bake(), 0, &["unchanged"]);
-    says(&project.kiln(&["lock"]), 0, &["moving: kept moving-base-1", "kiln.lock: unchanged"]);
-    says(&project.kiln(&["outdated"]), 2, &["moving-base-1", "moving-base-2", "kiln lock moving --update"]);
+    says(&project.kiln(&["lock"]), 0, &[&format!("moving: kept {old}"), "kiln.lock: unchanged"]);
+    says(&project.kiln(&["outdated"]), 2, &[&old, &new, "kiln lock moving --update"]);
     let rows = project.kiln(&["outdated", "--format", "json"]).stdout;
     assert!(rows.contains("\"state\":\"moved\"") && rows.contains(&second) && !rows.contains(&stranger), "{rows}");
 
-    says(&project.kiln(&["lock", "--update"]), 0, &["moved from moving-base-1", "to moving-base-2", &second]);
-    says(&project.kiln(&["outdated"]), 2, &["image moving: built on moving-base-1", "kiln bake moving"]);
+    says(&project.kiln(&["lock", "--update"]), 0, &[&format!("moved from {old}"), &format!("to {new}"), &second]);
+    says(&project.kiln(&["outdated"]), 2, &[&format!("image moving: built on {old}"), "kiln bake moving"]);
     let baked = project.bake();
-    says(&baked, 0, &[&format!("on moving-base-2 ({second})"), "changed: base (it was moving-base-1)"]);
+    says(&baked, 0, &[&format!("on {new} ({second})"), &format!("changed: base (it was {old})")]);
     assert!(!baked.stdout.contains(&stranger), "{baked:?}");
     says(&project.kiln(&["outdated"]), 0, &["nothing is out of date"]);
 }
@@ -97,12 +104,13 @@ fn a_base_that_moves_is_not_taken_while_it_is_locked() {
 #[test]
 #[ignore = "needs the lab: tests/e2e.sh"]
 fn a_locked_base_that_is_not_what_was_locked_is_refused() {
-    let id = publish("fixed-base-1");
+    let name = word("fixed");
+    let id = publish(&name);
     let project = Project::new(&format!(
-        "images:\n  moving: {{layer: app, from: {{ami: {{owners: [\"{OWN}\"], name: \"fixed-base-*\"}}}}}}\n"
+        "images:\n  moving: {{layer: app, from: {{ami: {{owners: [\"{OWN}\"], name: \"{name}*\"}}}}}}\n"
     ));
     let template = || project.kiln(&["template", "moving"]);
-    says(&project.kiln(&["lock"]), 0, &["locked fixed-base-1"]);
+    says(&project.kiln(&["lock"]), 0, &[&format!("locked {name}")]);
     says(&template(), 0, &[&id]);
     let lock = std::fs::read_to_string(project.lock_file()).unwrap();
     // As if the id had gone to somebody else since.
@@ -115,36 +123,39 @@ fn a_locked_base_that_is_not_what_was_locked_is_refused() {
     assert_eq!(said.stderr.lines().count(), 1, "{said:?}");
     says(&project.kiln(&["outdated"]), 2, &["is gone"]);
     // And then there is none that fits at all: the lock stays as it is.
-    says(&project.kiln(&["lock", "--update"]), 1, &["no base found for moving", "fixed-base-*"]);
+    says(&project.kiln(&["lock", "--update"]), 1, &["no base found for moving", &name]);
     assert_eq!(std::fs::read_to_string(project.lock_file()).unwrap(), lock);
 }
 
 #[test]
 #[ignore = "needs the lab: tests/e2e.sh"]
 fn a_parameter_that_leads_to_a_strangers_image_is_refused() {
-    let (ours, theirs) = (import("by-parameter-1", OWN, &[]), import("by-parameter-2", STRANGER, &[]));
+    let (name, foreign) = (word("ours"), word("theirs"));
+    let (ours, theirs) = (import(&name, OWN, &[]), import(&foreign, STRANGER, &[]));
+    let path = word("/kiln/e2e");
     let project = Project::new(&format!(
-        "images:\n  moving: {{layer: app, from: {{ssm: \"/kiln/e2e/{{deb_arch}}\", owners: [\"{OWN}\"]}}}}\n"
+        "images:\n  moving: {{layer: app, from: {{ssm: \"{path}/{{deb_arch}}\", owners: [\"{OWN}\"]}}}}\n"
     ));
-    says(&project.kiln(&["template", "moving"]), 1, &["the parameter /kiln/e2e/amd64", "is not there"]);
-    put_parameter("/kiln/e2e/amd64", &ours);
-    says(&project.kiln(&["lock"]), 0, &["locked by-parameter-1"]);
-    put_parameter("/kiln/e2e/amd64", &theirs);
+    says(&project.kiln(&["template", "moving"]), 1, &[&format!("the parameter {path}/amd64"), "is not there"]);
+    put_parameter(&format!("{path}/amd64"), &ours);
+    says(&project.kiln(&["lock"]), 0, &[&format!("locked {name}")]);
+    put_parameter(&format!("{path}/amd64"), &theirs);
     says(&project.kiln(&["template", "moving"]), 0, &[&ours]);
-    let refusal = format!("names {theirs} (by-parameter-2), which belongs to {STRANGER}");
+    let refusal = format!("names {theirs} ({foreign}), which belongs to {STRANGER}");
     says(&project.kiln(&["lock", "--update"]), 1, &[&refusal]);
 }
 
 #[test]
 #[ignore = "needs the lab: tests/e2e.sh"]
 fn each_variant_has_a_base_of_its_own() {
-    let arm = import("variant-base-arm64", OWN, &["--architecture", "arm64"]);
-    let x86 = import("variant-base-amd64", OWN, &[]);
+    let name = word("variant");
+    let arm = import(&format!("{name}-arm64"), OWN, &["--architecture", "arm64"]);
+    let x86 = import(&format!("{name}-amd64"), OWN, &[]);
     let project = Project::new(&format!(
         "images:\n  moving: {{layer: app, arch: [x86_64, arm64], from: {{ami: {{owners: [\"{OWN}\"], name: \
-         \"variant-base-*\"}}}}}}\n"
+         \"{name}-*\"}}}}}}\n"
     ));
-    says(&project.kiln(&["lock"]), 0, &["moving:x86_64: locked variant-base-amd64", "moving:arm64: locked"]);
+    says(&project.kiln(&["lock"]), 0, &["moving:x86_64: locked", &x86, "moving:arm64: locked", &arm]);
     says(&project.kiln(&["template", "moving:x86_64"]), 0, &[&x86, "t3.small", "moving-0.0-x86_64-"]);
     let deb = fake_arm_package(project.0.path());
     says(
