@@ -55,6 +55,9 @@ fn bad_input_gets_a_sentence_and_its_exit_code() {
     let unknown = "images:\n  golden: {layer: golden, from: x, provison: [a.sh]}\n";
     let cycle = "images:\n  golden: {layer: golden, from: jetty}\n  jetty: {layer: base, from: golden}\n";
     let variants = &GOOD.replace("layer: golden,", "layer: golden, arch: [x86_64, arm64],");
+    let s3 = "s3: {kind: amazon-instance, region: eu-west-1, account_id: \"123456789012\", s3_bucket: b, \
+              x509_cert_path: kiln.yaml, x509_key_path: kiln.yaml, iam_instance_profile: p}";
+    let stores = &format!("{GOOD}  {s3}\n");
     let cases: &[(&str, &str)] = &[
         ("", "bake golden"),
         ("", "images"),
@@ -74,6 +77,8 @@ fn bad_input_gets_a_sentence_and_its_exit_code() {
         (variants, "template golden --target lab"),
         (variants, "latest golden:arm --target lab"),
         (variants, "bake golden --target lab --report r"),
+        (stores, "bake golden --target s3"),
+        (stores, "lock golden --target s3"),
         (GOOD, "lock myapp"),
         (GOOD, "lock goldn --update"),
         (GOOD, "lock golden --target lab"),
