@@ -61,10 +61,10 @@ impl Lease {
 /// # Errors
 /// When the API does not answer.
 pub async fn take(session: &Session<'_>, recipe: &Recipe, run: &RunId, progress: &Progress) -> Result<Lease, Error> {
-    let name = format!("kiln-lease-{}-{}", recipe.name, recipe.arch.name());
+    let name = format!("kiln-lease-{}-{}-{}", recipe.name, recipe.arch.name(), recipe.store.name());
     let us = Holder::us(Some(run));
     loop {
-        let told = |who: &str| progress.say(&format!("waiting for the bake of {} on {who}", recipe.name));
+        let told = |who: &str| progress.say(&format!("waiting for the bake of {} on {who}", recipe.label));
         let held = match acquire(&session.site.ec2, &name, &us, told).await? {
             Acquired::Ours(id) => return Ok(Lease { id }),
             Acquired::Dead(held) => held,

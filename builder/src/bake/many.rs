@@ -39,6 +39,13 @@ pub struct Summary {
     pub incomplete: usize,
 }
 
+impl Summary {
+    /// How many images were asked for.
+    pub fn all(&self) -> usize {
+        self.baked + self.unchanged + self.failed + self.left_out
+    }
+}
+
 /// Bakes what is out of date, at most `parallel` images at once. A failure stops what is built on it and
 /// nothing else. Each image's own outcome has been told when this returns.
 ///
@@ -50,17 +57,24 @@ pub async fn bake(
     parallel: usize,
     progress: &Progress,
 ) -> Result<Summary, Error> {
-    let graph = Graph::of(session.file);
+    let graph = Graph::at(session.file, session.target);
     let mut waiting = chosen(session, &graph, wanted).await?;
-    let alone = matches!(wanted, Wanted::Named(names) if names.len() == 1);
-    let width = waiting.iter().map(|recipe| recipe.name.chars().count()).max().unwrap_or(0);
+    let alone = matches!(wanted, Wanted::Named(_)) && waiting.len() == 1;
+    let width = waiting.iter().map(|recipe| recipe.label.chars().count()).max().unwrap_or(0);
+    if let Wanted::Named(names) = wanted {
+        let stores = names.iter().map(|name| session.file.variants(name)).collect::<Result<Vec<_>, _>>()?;
+        for recipe in stores.into_iter().flatten().filter(|recipe| recipe.store != session.target.store()) {
+            let store = recipe.store.name();
+            progress.say(&format!("{} is left to a target that makes images on {store}", recipe.label));
+        }
+    }
     recover::all(session, progress).await?;
 
     let mut stop = Stop::listen().map_err(|error| Error::file("cannot listen for signals", error))?;
     let mut stopped = None;
     // Of every image that is asked for: what came of it. Not in it means not yet.
     let mut ended: HashMap<&str, Option<Baked>> = HashMap::new();
-    let asked: HashSet<&str> = waiting.iter().map(|recipe| recipe.name.as_str()).collect();
+    let asked: HashSet<&str> = waiting.iter().map(|recipe| recipe.label.as_str()).collect();
     let mut running = FuturesUnordered::new();
     // Copies take long and need no machine of ours: whatever is built on an image does not wait for them.
     let mut copying = FuturesUnordered::new();
@@ -68,19 +82,19 @@ pub async fn bake(
     loop {
         let mut later = Vec::new();
         for recipe in waiting {
-            let progress = progress.of(&recipe.name, if alone { 0 } else { width });
-            let parent = graph.parent(recipe).map(|parent| parent.name.as_str()).filter(|name| asked.contains(name));
+            let progress = progress.of(&recipe.label, if alone { 0 } else { width });
+            let parent = graph.parent(recipe).map(|parent| parent.label.as_str()).filter(|name| asked.contains(name));
             let base = parent.map(|name| (name, ended.get(name)));
             match base {
                 _ if stopped.is_some() => {
                     progress.left_out(&format!("interrupted by {}", stopped.unwrap_or_default()));
                     summary.left_out += 1;
-                    ended.insert(&recipe.name, None);
+                    ended.insert(&recipe.label, None);
                 }
                 Some((name, Some(None))) => {
                     progress.left_out(&format!("there is no new {name} to build it on"));
                     summary.left_out += 1;
-                    ended.insert(&recipe.name, None);
+                    ended.insert(&recipe.label, None);
                 }
                 Some((_, None)) => later.push(recipe),
                 _ if running.len() >= parallel => later.push(recipe),
@@ -105,7 +119,7 @@ pub async fn bake(
                 if let Some(baked) = &baked {
                     copying.push(spread(session, recipe, baked.clone(), progress));
                 }
-                ended.insert(&recipe.name, baked);
+                ended.insert(&recipe.label, baked);
             }
             Some(complete) = copying.next() => summary.incomplete += usize::from(!complete),
             name = stop.requested(), if stopped.is_none() => stopped = Some(name),
@@ -153,17 +167,16 @@ fn told(outcome: Result<Baked, Error>, progress: &Progress, summary: &mut Summar
 
 /// The images that are asked for, parents first.
 async fn chosen<'a>(session: &Session<'_>, graph: &Graph<'a>, wanted: &Wanted) -> Result<Vec<&'a Recipe>, Error> {
-    let names: HashSet<String> = match wanted {
+    let chosen: HashSet<&str> = match wanted {
         Wanted::All => return Ok(graph.parents_first()),
         Wanted::Named(names) => {
-            names.iter().try_for_each(|name| session.file.image(name).map(drop))?;
-            names.iter().cloned().collect()
+            session.file.variants_at(names, session.target)?.into_iter().map(|recipe| recipe.label.as_str()).collect()
         }
         Wanted::Stale => {
             let images = base::all(&session.site.ec2).await?;
-            let passed = images.iter().filter(|image| !image.tag(base::GATE_TAG).is_empty());
-            passed.map(|image| image.tag("application").to_owned()).collect()
+            let baked = |recipe: &&Recipe| images.iter().any(|image| base::is_of(image, recipe));
+            session.file.images().filter(baked).map(|recipe| recipe.label.as_str()).collect()
         }
     };
-    Ok(graph.parents_first().into_iter().filter(|recipe| names.contains(&recipe.name)).collect())
+    Ok(graph.parents_first().into_iter().filter(|recipe| chosen.contains(recipe.label.as_str())).collect())
 }

@@ -29,7 +29,11 @@ pub async fn bake(
     let mut stop = Stop::listen().map_err(|error| Error::file("cannot listen for signals", error))?;
     let run = RunId::new(recipe).map_err(Error::Name)?;
     // What is unchanged needs no lease, and neither does what has no base.
-    if let (_, Standing::Same(image)) = prepare(session, recipe, &parent, &run, &mut stop).await? {
+    let (plan, standing) = prepare(session, recipe, &parent, &run, &mut stop).await?;
+    if let Some(sentence) = &plan.unlocked {
+        progress.say(sentence);
+    }
+    if let Standing::Same(image) = standing {
         return Ok(Baked { image, report: None });
     }
     let lease = tokio::select! {
@@ -82,12 +86,19 @@ async fn with_lease(
     let why = match standing {
         Standing::Same(image) => return Ok(Baked { image, report: None }),
         Standing::Changed { inputs, newest } if inputs.is_empty() => format!("; {} has the same inputs", newest.name),
-        Standing::Changed { inputs, newest } => format!("; since {} changed: {}", newest.name, inputs.join(", ")),
+        Standing::Changed { inputs, newest } => {
+            // What the base was is known by the tag of the image that was built on it.
+            let told = |input: &String| match input.as_str() {
+                base::BASE_INPUT => format!("base (it was {})", newest.tag("ancestor_name")),
+                other => other.to_owned(),
+            };
+            format!("; since {} changed: {}", newest.name, inputs.iter().map(told).collect::<Vec<_>>().join(", "))
+        }
         Standing::None => String::new(),
     };
     progress.phase(Phase::Resolve, &format!("{} on {} ({}){why}", run.image_name, plan.base.name, plan.base.id));
 
-    let folder = absolute(&report::folder(session.request, &plan.recipe.name, &plan.run.timestamp))?;
+    let folder = absolute(&report::folder(session.request, &plan.recipe.slug(), &plan.run.timestamp))?;
     // Beside the report and not among temporary files: a later bake needs it if this one is killed.
     let work = folder.join(report::WORK);
     let entry = entry(&plan, site.place(), &folder);
@@ -147,7 +158,7 @@ async fn run_plan(
         Err((cause, tail)) => {
             let left = leftovers::remove(&session.site.ec2, run, None).await;
             let gone = if ended.stopped_by.is_some() && left.is_empty() { "; nothing of it is left" } else { "" };
-            let cause = format!("{}: {cause}{gone}", plan.recipe.name);
+            let cause = format!("{}: {cause}{gone}", plan.recipe.label);
             Err(Error::Failed(Box::new(Failure { cause, tail, report: folder.to_owned(), left })))
         }
     }

@@ -164,6 +164,7 @@ fn template(session: &Session<'_>, plan: &Plan, image: &str) -> Template {
         instance_type: plan.instance_type(),
         ssh_username: plan.recipe.ssh_username.clone(),
         key: None,
+        bundle: session.site.bundle.clone(),
     });
     let [machine, _] = &machines;
     Template {

@@ -4,7 +4,7 @@ use kiln_lab::Access;
 
 use super::Error;
 use crate::aws::{Door, Ec2};
-use crate::images::{Distribution, Endpoint, Target};
+use crate::images::{Bundle, Distribution, Endpoint, Target};
 use crate::packer::template::Api;
 
 /// A target that can be talked to.
@@ -13,6 +13,8 @@ pub struct Site {
     pub name: String,
     /// The region.
     pub region: String,
+    /// How images on instance stores are bundled; none where images are made on network volumes.
+    pub bundle: Option<Bundle>,
     /// The API as packer sees it.
     pub api: Api,
     /// The API as this program sees it.
@@ -33,11 +35,13 @@ impl Site {
     /// # Errors
     /// When the lab is not up, and when there is no region.
     pub async fn open(target: &Target) -> Result<Site, Error> {
-        match &target.endpoint {
-            Endpoint::Lab => lab(target).await,
-            Endpoint::Aws => Site::remote(target, Api::Aws, Door::default()).await,
-            Endpoint::Url(url) => Site::remote(target, Api::Url(url.clone()), Door::new(Some(url), &[])).await,
-        }
+        let mut site = match &target.endpoint {
+            Endpoint::Lab => lab(target).await?,
+            Endpoint::Aws => Site::remote(target, Api::Aws, Door::default()).await?,
+            Endpoint::Url(url) => Site::remote(target, Api::Url(url.clone()), Door::new(Some(url), &[])).await?,
+        };
+        site.bundle = target.bundle.as_ref().map(absolute).transpose()?;
+        Ok(site)
     }
 
     /// API and region in one word, by which the journal tells places apart.
@@ -62,12 +66,24 @@ impl Site {
             region,
             api,
             ec2,
+            bundle: None,
             door,
             distribution: target.distribution.clone(),
             enter: vec![],
             environment: vec![],
         })
     }
+
+    /// Target and region, by which kiln.lock tells places apart: people read it.
+    pub fn title(&self) -> String {
+        format!("{}/{}", self.name, self.region)
+    }
+}
+
+/// With paths that hold wherever packer runs.
+fn absolute(bundle: &Bundle) -> Result<Bundle, Error> {
+    let [x509_cert, x509_key] = [&bundle.x509_cert, &bundle.x509_key].map(|path| super::session::absolute(path));
+    Ok(Bundle { x509_cert: x509_cert?, x509_key: x509_key?, ..bundle.clone() })
 }
 
 async fn lab(target: &Target) -> Result<Site, Error> {
@@ -90,6 +106,7 @@ async fn lab(target: &Target) -> Result<Site, Error> {
     Ok(Site {
         name: target.name.clone(),
         region: access.region.clone(),
+        bundle: None,
         api: Api::Lab(access.endpoint.clone()),
         ec2: door.ec2(Some(&access.region)).await,
         door,

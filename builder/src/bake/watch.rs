@@ -18,7 +18,7 @@ const NOISE: &str = "sudo: unable to resolve host";
 const TAIL: usize = 15;
 
 /// By what packer announces the phases that are its own.
-const ANNOUNCEMENTS: [(&str, Phase); 10] = [
+const ANNOUNCEMENTS: [(&str, Phase); 12] = [
     ("Prevalidating", Phase::Launch),
     ("Found Image ID", Phase::Launch),
     ("Launching a source AWS instance", Phase::Launch),
@@ -28,6 +28,8 @@ const ANNOUNCEMENTS: [(&str, Phase); 10] = [
     ("Uploading payload.tar", Phase::Install),
     ("Stopping the source instance", Phase::CreateImage),
     ("Creating AMI", Phase::CreateImage),
+    ("Uploading X509 Certificate", Phase::CreateImage),
+    ("Registering the AMI", Phase::CreateImage),
     ("Adding tags to AMI", Phase::Tag),
 ];
 

@@ -2,6 +2,7 @@
 //!
 //! Exit codes of every command: 0 ok; 1 failed, with one sentence that says why; 64 for a command
 //! line that cannot be understood, or that names an image or target which kiln.yaml does not have.
+//! `outdated` exits 2 when something is out of date, so that a pipeline can tell that from a failure.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -18,7 +19,9 @@ mod copy;
 mod deb;
 mod graph;
 mod images;
+mod lock;
 mod manual;
+mod outdated;
 mod stages;
 
 /// Exit code of a command line that cannot be understood (EX_USAGE of sysexits.h).
@@ -58,6 +61,10 @@ pub enum Command {
     Rollback(stages::RollbackArgs),
     /// Complete an image in every region of the target
     Copy(copy::Args),
+    /// Keep the bases of images from moving, or take newer ones, in kiln.lock
+    Lock(lock::Args),
+    /// Tell which locked bases there are newer ones of, and which images are built on an older one
+    Outdated(outdated::Args),
     /// Build the .deb packages of the agent and of kiln itself from a checkout
     Deb(deb::Args),
     /// EC2 on this machine: bake and launch without an account
@@ -83,6 +90,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Canary(command) => canary::run(&cli.file, command),
         Command::Rollback(args) => stages::rollback(&cli.file, args),
         Command::Copy(args) => copy::run(&cli.file, args),
+        Command::Lock(args) => lock::run(&cli.file, &args),
+        Command::Outdated(args) => outdated::run(&cli.file, &args),
         Command::Deb(args) => deb::run(&args),
         Command::Lab(command) => kiln_lab::cli::run(command),
         Command::Man(args) => manual::pages(&args),

@@ -97,6 +97,7 @@ pub fn rollback(file: &Path, args: RollbackArgs) -> ExitCode {
         run_async(async {
             let file = images::load(file)?;
             let line = &file.image(&image)?.name;
+            stages::line::has_stages(&file, line)?;
             let site = Site::open(file.target(target.as_deref())?).await?;
             stages::rollback(&site, line, to.as_deref(), reason.as_deref(), &progress).await
         }),

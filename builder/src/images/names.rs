@@ -29,7 +29,7 @@ impl RunId {
     /// When the name of the image is longer than EC2 allows.
     pub fn new(recipe: &Recipe) -> Result<RunId, String> {
         let timestamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
-        let id = format!("kiln-{}-{timestamp}-{:x}", recipe.name, std::process::id());
+        let id = format!("kiln-{}-{timestamp}-{:x}", recipe.slug(), std::process::id());
         Ok(RunId { id, image_name: name(recipe, &timestamp)?, timestamp })
     }
 }
@@ -130,6 +130,7 @@ pub(crate) mod tests {
     pub(crate) fn recipe() -> Recipe {
         Recipe {
             name: "myapp".into(),
+            label: "myapp".into(),
             layer: Layer::App,
             from: From::Image("golden".into()),
             role: Some("web".into()),

@@ -63,6 +63,7 @@ pub async fn promote(file: &Kilnfile, site: &Site, wish: &Promotion, progress: &
         true => line::find(file, site, &wish.image).await.map(|(line, image)| (line, Some(image.id)))?,
         false => (file.image(&wish.image)?.name.clone(), None),
     };
+    line::has_stages(file, &line)?;
     alone(site, &line, progress, async {
         let places = Places::open(site).await;
         let images = line::images(&places.images, &line).await?;
