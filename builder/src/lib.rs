@@ -4,6 +4,7 @@ pub mod aws;
 pub mod bake;
 pub mod cli;
 pub mod deb;
+pub mod gate;
 pub mod images;
 pub mod journal;
 pub mod packer;

@@ -131,7 +131,7 @@ async fn run_plan(
     files::private_dir(work).map_err(|error| Error::file(work.display(), error))?;
     stage::stage(plan, work)?;
     let (watch, ended) = packer::run(session, plan, work, folder, stop, progress).await?;
-    report::unpack(work, folder)?;
+    report::unpack(&plan.recipe.name, work, folder)?;
     match image(session, plan, &watch, &ended, work, folder).await {
         Ok(id) => Ok(plan.image(id)),
         Err((cause, tail)) => {

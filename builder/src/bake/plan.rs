@@ -7,6 +7,7 @@ use super::site::Site;
 use super::userdata::{Documents, documents};
 use super::{Error, Request, steps};
 use crate::aws::Ami;
+use crate::gate::render;
 use crate::images::inputs::{Content, Inputs};
 use crate::images::names::{self, Circumstances, RunId};
 use crate::images::{Input, Kilnfile, Recipe, base};
@@ -185,7 +186,14 @@ fn inputs(
         add_path(&mut files, "file", &file.source.path)?;
     }
     inputs.put("files", files);
-    inputs.put("tests", paths("test", &recipe.tests)?);
+    let mut tests = paths("test", &recipe.tests)?;
+    if !recipe.checks.is_empty() {
+        tests.add("checks", render::bats(&recipe.checks).as_bytes());
+    }
+    if !(recipe.tests.is_empty() && recipe.checks.is_empty()) {
+        tests.add("library", render::LIBRARY.as_bytes());
+    }
+    inputs.put("tests", tests);
     Ok(inputs)
 }
 
@@ -289,7 +297,7 @@ mod tests {
             assert_eq!(
                 list.lines().collect::<Vec<_>>().join(" "),
                 "./ ./50-image.yaml ./bake.env ./files/ ./files/0/ ./files/0/modules/ ./files/0/site.pp ./files/1 \
-                 ./files.list ./provision/ ./provision/00 ./provision.list ./tests/ ./tests/a.bats ./tests/b.bats"
+                 ./files.list ./provision/ ./provision/00 ./provision.list ./tests/ ./tests/a.bats ./tests/b.bats ./tests/kiln.bash"
             );
             let lists = ["files.list", "provision.list"]
                 .map(|name| fs::read_to_string(work.path().join("payload").join(name)).unwrap());

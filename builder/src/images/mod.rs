@@ -3,6 +3,7 @@
 //! - `types`: the keys.
 //! - `load`: the file to [`Kilnfile`], with every finding at its place.
 //! - `check`: what must fit together: names, bases, cycles, files that are there.
+//! - `checks`: what must hold on the machine, as calls of the test library.
 //! - `graph`: which image is built on which.
 //! - `base`: the newest image that another is built on.
 //! - `names`: name, tags and description of a new image.
@@ -10,6 +11,7 @@
 
 pub mod base;
 mod check;
+mod checks;
 mod error;
 pub mod graph;
 pub mod inputs;
@@ -23,6 +25,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use kiln_schema::yaml::Node;
 
+pub use checks::Assertion;
 pub use error::Error;
 pub use load::load;
 pub use types::{AmiFilter, Arch, From, Layer, Store};
@@ -79,6 +82,8 @@ pub struct Recipe {
     pub files: Vec<PlacedFile>,
     /// Test files, and folders of them.
     pub tests: Vec<Input>,
+    /// What must hold on the machine.
+    pub checks: Vec<Assertion>,
     /// Keys of cloud-config for the bake, as spelled: a mode `0644` must not become 420.
     pub user_data: Option<Node>,
 }
