@@ -127,12 +127,17 @@ impl Test {
     pub fn gist(&self) -> Option<&str> {
         let said = || self.said.iter().map(|line| line.trim());
         let message = said().find_map(|line| line.strip_prefix("message:"));
-        // A value of YAML may stand in quotes.
-        let message = message.map(|text| text.trim().trim_matches(['"', '\'']));
+        let message = message.map(|text| unquoted(text.trim()));
         message
             .or_else(|| said().find(|line| line.starts_with("expected ")))
             .or_else(|| said().find(|line| !line.starts_with('(')))
     }
+}
+
+/// A scalar of YAML without its quotes.
+fn unquoted(text: &str) -> &str {
+    let inside = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote);
+    inside('"').or_else(|| inside('\'')).unwrap_or(text)
 }
 
 /// What came of one test file.

@@ -1,6 +1,7 @@
 //! The only AWS calls of the builder: a small trait per need, and [`Ec2`], which answers them all.
 
 mod ec2;
+mod launch;
 mod lease;
 
 use std::collections::BTreeMap;
@@ -8,6 +9,7 @@ use std::fmt;
 
 pub use ec2::Ec2;
 use ec2::filter;
+pub use launch::{Launch, NewInstance};
 pub use lease::{Held, Leases};
 
 /// An image as the API describes it.

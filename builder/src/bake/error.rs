@@ -104,7 +104,7 @@ impl std::fmt::Display for Failure {
 }
 
 impl Error {
-    pub(super) fn file(what: impl ToString, error: io::Error) -> Error {
+    pub(crate) fn file(what: impl ToString, error: io::Error) -> Error {
         Error::File { what: what.to_string(), error }
     }
 

@@ -5,6 +5,7 @@
 //! - `one`: a whole bake on one page: lease, plan, stage, packer, report, image or cause.
 //! - `plan`, `userdata`, `steps`, `stage`: what goes into the image, and the folder that packer gets.
 //! - `packer`, `watch`, `report`: the run, what it says, what came home.
+//! - `progress`, `screen`: what a person or a program is told meanwhile.
 //! - `lease`: one bake of an image at a time, on whatever machine.
 //! - `recover`, `leftovers`: what a bake left that failed or was killed.
 
@@ -16,14 +17,15 @@ mod one;
 mod packer;
 pub mod plan;
 pub mod progress;
-mod recover;
-mod report;
+pub(crate) mod recover;
+pub(crate) mod report;
+mod screen;
 pub mod session;
 pub mod site;
-mod stage;
-mod steps;
+pub(crate) mod stage;
+pub(crate) mod steps;
 mod userdata;
-mod watch;
+pub(crate) mod watch;
 
 use std::path::PathBuf;
 

@@ -44,7 +44,7 @@ pub async fn run(
 
     let mut watch = Watch::new(&plan.recipe.name);
     let mut hear = |line: Option<String>| {
-        let Some(line) = line else { return watch.silence(progress) };
+        let Some(line) = line else { return watch.tick(progress) };
         for event in events::parse(&scrubber.clean(&line)) {
             let text = match &event {
                 Event::Say(text) | Event::Error(text) => text,

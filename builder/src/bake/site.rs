@@ -54,13 +54,21 @@ impl Site {
     }
 }
 
-async fn lab(target: &Target) -> Result<Site, Error> {
+/// The lab of this machine that is meant, which has to be up.
+///
+/// # Errors
+/// When it is not.
+pub fn lab_access() -> Result<Access, Error> {
     let name = std::env::var("KILN_LAB").unwrap_or_else(|_| "default".to_owned());
-    let access = match Access::load(&name) {
-        Ok(Some(access)) => access,
-        Ok(None) => return Err(Error::Lab(format!("the lab `{name}` is not up; start it: kiln lab up"))),
-        Err(error) => return Err(Error::Lab(error.to_string())),
-    };
+    match Access::load(&name) {
+        Ok(Some(access)) => Ok(access),
+        Ok(None) => Err(Error::Lab(format!("the lab `{name}` is not up; start it: kiln lab up"))),
+        Err(error) => Err(Error::Lab(error.to_string())),
+    }
+}
+
+async fn lab(target: &Target) -> Result<Site, Error> {
+    let access = lab_access()?;
     let ec2 = Ec2::new(Some(&access.region), Some(&access.host_endpoint), &access.host_environment()).await;
     Ok(Site {
         name: target.name.clone(),

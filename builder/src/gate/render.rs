@@ -31,7 +31,7 @@ pub fn bats(assertions: &[Assertion]) -> String {
             }
             unique = format!("{plain} ({number})");
         }
-        let within = assertion.within.map(|within| format!("eventually {} ", duration::show(within)));
+        let within = assertion.within.map(|within| format!("eventually {} ", duration::show(within).replace(' ', "")));
         let arguments: String = assertion.arguments.iter().map(|argument| format!(" {}", word(argument))).collect();
         let (within, function) = (within.unwrap_or_default(), assertion.function);
         text.push_str(&format!("\n@test \"{unique}\" {{\n    {within}{function}{arguments}\n}}\n"));

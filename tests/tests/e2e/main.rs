@@ -4,6 +4,7 @@
 
 mod apt;
 mod boot;
+mod checks;
 mod disks;
 mod empty_root;
 mod gate;
