@@ -9,7 +9,11 @@ use kiln_schema::gate::{Check, CheckOutcome, Report, TestFile};
 pub fn xml(image: &str, report: &Report) -> String {
     let mut suites = String::new();
     let mut all = Counts::default();
-    let checks = report.checks.iter().filter(|check| report.files.is_empty() || check.name != "tests");
+    // That of the tests would tell what the files tell, unless no file by itself is at fault.
+    let told = report.files.iter().any(|file| file.cause.is_some());
+    let checks = report.checks.iter().filter(|check| {
+        check.name != "tests" || report.files.is_empty() || check.outcome == CheckOutcome::Failed && !told
+    });
     let mut gate = Suite::default();
     checks.for_each(|check| gate.check(image, check));
     suites.push_str(&gate.close("gate", 0, &mut all));
@@ -193,5 +197,15 @@ mod tests {
     fn of_an_older_agent_the_checks_alone_are_told() {
         let report = Report { files: vec![], ..report() };
         assert!(xml("app", &report).contains("name=\"tests\"><failure message=\"1 of 3 tests failed\">"));
+    }
+
+    #[test]
+    fn a_gate_that_failed_has_a_failure_though_every_test_was_skipped() {
+        let mut report = report();
+        report.checks[2].message = "all 1 tests were skipped, which proves nothing".into();
+        report.files.truncate(1);
+        report.files[0].cause = None;
+        report.files[0].tests.retain(|test| test.outcome == CheckOutcome::Skipped);
+        assert!(xml("app", &report).contains("<failure message=\"all 1 tests were skipped, which proves nothing\">"));
     }
 }
