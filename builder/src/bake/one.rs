@@ -128,6 +128,7 @@ async fn run_plan(
     stop: &mut Stop,
     progress: &Progress,
 ) -> Result<Ami, Error> {
+    report::clear(folder)?;
     files::private_dir(work).map_err(|error| Error::file(work.display(), error))?;
     stage::stage(plan, work)?;
     let (watch, ended) = packer::run(session, plan, work, folder, stop, progress).await?;

@@ -20,6 +20,19 @@ pub fn folder(request: &Request, image: &str, timestamp: &str) -> PathBuf {
     request.report.clone().unwrap_or_else(default)
 }
 
+/// Takes away what an earlier run left in the folder: it must not stand for one that brings nothing home.
+///
+/// # Errors
+/// When something there cannot be removed.
+pub fn clear(folder: &Path) -> Result<(), Error> {
+    use gate::files::{JOURNAL, JUNIT, PUPPET_SUMMARY, REPORT, STATUS, TESTS};
+    for name in [REPORT, JUNIT, TESTS, STATUS, JOURNAL, PUPPET_SUMMARY] {
+        let file = folder.join(name);
+        files::remove_file(&file).map_err(|error| Error::file(file.display(), error))?;
+    }
+    Ok(())
+}
+
 /// Unpacks what was fetched from the instance, and adds what CI systems read. Answers whether there was anything.
 ///
 /// # Errors

@@ -135,6 +135,7 @@ async fn judge(
     progress: &Progress,
 ) -> Result<String, Error> {
     let work = folder.join(report::WORK);
+    report::clear(folder)?;
     progress.phase(Phase::Launch, &format!("{} ({})", plan.base.name, plan.base.id));
     let new = NewInstance {
         image: plan.base.id.clone(),
