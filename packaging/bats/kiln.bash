@@ -309,7 +309,9 @@ http_answers() {
     _kiln_needs curl "$expected" || return
     if ! answer=$(curl --silent --show-error --globoff --max-time "$KILN_PATIENCE" --write-out '\n%{http_code}' \
         --url "$url" 2>&1 | tr -d '\0' && exit "${PIPESTATUS[0]}"); then
-        _kiln_not "$expected" "no answer: curl: $(_kiln_line "${answer##*curl: }")"
+        # Versions of curl differ in what they print first: the reason, or that there is no status.
+        answer=${answer##*curl: }
+        _kiln_not "$expected" "no answer: curl: $(_kiln_line "${answer%$'\n'000}")"
         return
     fi
     code=${answer##*$'\n'} answer=${answer%$'\n'*}

@@ -128,9 +128,17 @@ impl Test {
         let said = || self.said.iter().map(|line| line.trim());
         let message = said().find_map(|line| line.strip_prefix("message:"));
         let message = message.map(|text| unquoted(text.trim()));
-        message
-            .or_else(|| said().find(|line| line.starts_with("expected ")))
-            .or_else(|| said().find(|line| !line.starts_with('(')))
+        let expected = || said().find(|line| line.starts_with("expected "));
+        // Bats begins with the place, in brackets that may go over several lines.
+        let mut in_place = false;
+        let first = || {
+            said().find(|line| {
+                let place = in_place || line.starts_with('(');
+                in_place = place && !line.ends_with(')');
+                !place
+            })
+        };
+        message.or_else(expected).or_else(first)
     }
 }
 
@@ -222,6 +230,10 @@ mod tests {
                 "expected a, found b",
             ),
             (&["(in test file a.bats, line 2)", "`false' failed"], "`false' failed"),
+            (
+                &["(from function `f' in file kiln.bash, line 9,", "in test file a.bats, line 2)", "`f' failed", "out"],
+                "`f' failed",
+            ),
             (&["severity: fail", "  message: 'no \"x\"'"], "no \"x\""),
         ] {
             let said = said.iter().map(|line| (*line).to_owned()).collect();

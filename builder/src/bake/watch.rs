@@ -37,6 +37,8 @@ const MARK: &str = "::kiln ";
 
 /// Lines of the gate that say what it waits for, and how a person is told.
 const GATE_NOTES: [(&str, &str); 2] = [("waiting for ", ""), ("testing: ", "the tests in ")];
+/// By what the gate begins its last line.
+const GATE_ENDED: &str = "the gate ";
 /// What is over sooner than this is worth no line.
 const WORTH_A_LINE: Duration = Duration::from_secs(1);
 /// After this long a person or program who only gets lines is told again.
@@ -187,7 +189,10 @@ impl Watch {
             let note = text.strip_prefix("kiln-agent: ").unwrap_or(text);
             match Waiting::read(note).filter(|_| self.phase == Some(Phase::Gate)) {
                 Some(waiting) => self.waiting = Some(waiting),
-                None => self.keep(text),
+                None => {
+                    self.waiting = self.waiting.take().filter(|_| !note.starts_with(GATE_ENDED));
+                    self.keep(text);
+                }
             }
             self.show(progress);
         }
@@ -314,6 +319,8 @@ mod tests {
         }
         let watch = watch(&[gate, "1,,ui,message,    golden: Notice: applied catalog"]);
         assert_eq!(watch.tail, ["Notice: applied catalog"]);
+        let waits = "1,,ui,message,    golden: testing: /a (9 s left)";
+        assert!(self::watch(&[gate, waits, "1,,ui,message,    golden: the gate passed"]).waiting.is_none());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kiln_lab::{MachineHandle, Until};
 use kiln_schema::gate::{CheckOutcome, Report};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::aws::{Ami, Launch, NewInstance};
 use crate::bake::plan::{Given, Plan};
@@ -153,11 +153,8 @@ async fn judge(
     let machine = site::lab_access()?.machine(&id);
     progress.phase(Phase::Connect, &id);
     let payload = work.join(names::PAYLOAD);
-    within(&machine, move |machine| {
-        usable(machine)?;
-        machine.put(&payload, steps::PAYLOAD, COPY)
-    })
-    .await?;
+    usable(&machine).await?;
+    within(&machine, move |machine| machine.put(&payload, steps::PAYLOAD, COPY)).await?;
 
     // An image of this very line has been through its scripts.
     let provision = plan.base.tag("application") != plan.recipe.name;
@@ -248,17 +245,17 @@ async fn within<T: Send + 'static>(
 
 /// Waits until the machine's own system runs as far as every service needs it. Its first process cannot wake
 /// anybody before it listens; from then on systemd itself tells when it is so.
-fn usable(machine: &MachineHandle) -> kiln_lab::Result<()> {
+async fn usable(machine: &MachineHandle) -> Result<(), Error> {
     let end = Instant::now() + BOOT;
     loop {
-        match machine.run(["systemctl", "start", "basic.target"], BOOT) {
+        let why = match within(machine, |machine| machine.run(["systemctl", "start", "basic.target"], BOOT)).await {
             Ok(output) if output.status.success() => return Ok(()),
-            Ok(output) if Instant::now() >= end => {
-                let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-                return Err(kiln_lab::Error::Refused(format!("{} does not come up: {said}", machine.instance())));
-            }
-            Err(error) if Instant::now() >= end => return Err(error),
-            _ => std::thread::sleep(PAUSE),
+            Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() >= end {
+            return Err(Error::Lab(format!("the machine of {} does not come up: {why}", machine.instance())));
         }
+        sleep(PAUSE).await;
     }
 }
