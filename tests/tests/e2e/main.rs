@@ -7,6 +7,7 @@ mod boot;
 mod checks;
 mod disks;
 mod empty_root;
+mod factory;
 mod gate;
 mod labs;
 mod phone_home;
