@@ -10,6 +10,8 @@
 # A check that holds is silent and returns 0. One that does not returns 1 and says in one line what it
 # expected and what it found. kiln puts this file beside the tests of every image, and the `checks` of
 # kiln.yaml are rendered into calls of these very functions.
+#
+# A test ends at the first command that fails, so what may fail in here is caught.
 
 # How long one request or one question to the system may take, in seconds.
 KILN_PATIENCE=10
@@ -97,7 +99,7 @@ port_listens() {
 
 # A property of a unit, as systemd shows it.
 _kiln_unit() {
-    LC_ALL=C timeout "$KILN_PATIENCE" systemctl show --property "$2" --value -- "$1" 2>/dev/null
+    LC_ALL=C timeout "$KILN_PATIENCE" systemctl show --property "$2" --value -- "$1" 2>/dev/null || true
 }
 
 # The state of a unit in words.
@@ -108,6 +110,10 @@ _kiln_state() {
         return
     fi
     state=$(_kiln_unit "$1" ActiveState)
+    if [[ -z $state ]]; then
+        echo "that systemctl does not answer"
+        return
+    fi
     sub=$(_kiln_unit "$1" SubState)
     result=$(_kiln_unit "$1" Result)
     if [[ -z $result || $result == success ]]; then echo "it $state ($sub)"; else echo "it $state ($result)"; fi
@@ -130,7 +136,7 @@ service_inactive() {
 
 # How a unit is installed, in systemctl's word.
 _kiln_installed() {
-    LC_ALL=C timeout "$KILN_PATIENCE" systemctl is-enabled -- "$1" 2>/dev/null
+    LC_ALL=C timeout "$KILN_PATIENCE" systemctl is-enabled -- "$1" 2>/dev/null || true
 }
 
 # A unit starts with the machine: service_enabled NAME

@@ -32,6 +32,7 @@ case "$*" in
     'show --property LoadState --value -- '*) case ${!#} in lost) echo not-found ;; *) echo loaded ;; esac ;;
     'show --property ActiveState --value -- web') echo active ;;
     'show --property ActiveState --value -- broken') echo failed ;;
+    *' -- mute') exit 1 ;;
     'show --property ActiveState --value -- '*) echo inactive ;;
     'show --property SubState --value -- web') echo running ;;
     'show --property SubState --value -- broken') echo failed ;;
@@ -64,9 +65,14 @@ played_systemd() {
     PATH=$BATS_FILE_TMPDIR/bin:$PATH
 }
 
+# Calls a check as a test does, which ends at the first command that fails; `run` alone would go on.
+call() {
+    run "$BASH" -e -c 'source "$0"; "$@"' "$BATS_TEST_DIRNAME/kiln.bash" "$@"
+}
+
 # holds CHECK [ARGUMENT...]
 holds() {
-    run "$@"
+    call "$@"
     echo "$* returned $status: $output"
     [ "$status" -eq 0 ] && [ -z "$output" ]
 }
@@ -75,7 +81,7 @@ holds() {
 says() {
     local line=$1
     shift
-    run "$@"
+    call "$@"
     echo "$* returned $status: $output"
     # shellcheck disable=SC2053 # it is a pattern
     [ "$status" -eq 1 ] && [[ $output == $line ]]
@@ -111,6 +117,7 @@ says() {
     says "expected broken to be active, found it failed (exit-code)" service_active broken
     says "expected idle to be active, found it inactive (dead)" service_active idle
     says "expected lost to be active, found no such unit" service_active lost
+    says "expected mute to be active, found that systemctl does not answer" service_active mute
     says "expected web to be inactive, found it active (running)" service_inactive web
 }
 
@@ -214,6 +221,8 @@ says() {
     holds eventually 0s true
     count="$BATS_TEST_TMPDIR/count"
     third_time() { echo x >>"$count" && [ "$(wc -l <"$count")" -ge 3 ]; }
+    export -f third_time
+    export count
     holds eventually 10s third_time
     before=$(date +%s%3N)
     says $'expected /nowhere to exist, found nothing there\nit was so for 500ms, in [34] tries' \

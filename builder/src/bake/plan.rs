@@ -322,6 +322,40 @@ mod tests {
     }
 
     #[test]
+    fn the_library_lies_beside_the_tests_and_its_name_is_taken() {
+        let (inputs, work) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut plan = plan(inputs.path(), Api::Aws);
+        plan.recipe.checks = vec![check("22")];
+        let own = inputs.path().join("tests/kiln.bash");
+        // Whoever runs the tests by hand has a copy there.
+        fs::write(&own, render::LIBRARY).unwrap();
+        stage(&plan, work.path()).unwrap();
+        let tests = work.path().join("payload/tests");
+        assert_eq!(fs::read_to_string(tests.join("kiln.bash")).unwrap(), render::LIBRARY);
+        assert!(fs::read_to_string(tests.join("kiln-checks.bats")).unwrap().contains("port_listens '22'"));
+        fs::write(&own, "another").unwrap();
+        let error = stage(&plan, tempfile::tempdir().unwrap().path()).unwrap_err().to_string();
+        assert!(error.starts_with("two tests of myapp are called kiln.bash"), "{error}");
+    }
+
+    fn check(port: &str) -> crate::images::Assertion {
+        let (name, arguments) = (format!("port {port} listens"), vec![port.to_owned()]);
+        crate::images::Assertion { name, function: "port_listens", arguments, within: None }
+    }
+
+    #[test]
+    fn a_check_that_changes_makes_another_image() {
+        let inputs_of = |checks: Vec<crate::images::Assertion>| {
+            let recipe = Recipe { checks, ..recipe() };
+            inputs(&recipe, &golden(), None, &documents(&recipe, true), "1.6.6").unwrap()
+        };
+        let (none, one) = (inputs_of(vec![]), inputs_of(vec![check("22")]));
+        assert_eq!(one.changed_since(&none.tag()), ["tests"]);
+        assert_eq!(inputs_of(vec![check("23")]).changed_since(&one.tag()), ["tests"]);
+        assert!(inputs_of(vec![check("22")]).changed_since(&one.tag()).is_empty());
+    }
+
+    #[test]
     fn the_newest_package_of_the_architecture_is_taken() {
         let folder = tempfile::tempdir().unwrap();
         for (name, second) in [
