@@ -87,6 +87,11 @@ fn bad_input_gets_a_sentence_and_its_exit_code() {
         (GOOD, "lock golden --target lab"),
         (GOOD, "outdated --target lab"),
         (GOOD, "outdated --target aws --format json"),
+        ("images:\n  a: {layer: app, from: b, checks: [{port: 80, mode: 0644}, {prot: 1}]}\n", "bake a"),
+        (GOOD, "gate golden"),
+        (GOOD, "gate goldn --local"),
+        (GOOD, "gate golden --local"),
+        (GOOD, "gate golden --local --base --ami ami-1"),
         (GOOD, "bale golden"),
     ];
     let mut text = String::new();

@@ -57,6 +57,11 @@ impl Ec2 {
         })
     }
 
+    /// Of an answer that is none.
+    pub(super) fn unexpected(&self, call: &'static str, reason: &str) -> Error {
+        Error { call, at: self.at.clone(), reason: reason.to_owned() }
+    }
+
     pub(super) fn error<E, R>(&self, call: &'static str, error: &SdkError<E, R>) -> Error
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,

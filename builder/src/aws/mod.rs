@@ -5,6 +5,7 @@ mod copies;
 mod door;
 mod ec2;
 mod fleet;
+mod launch;
 mod lease;
 mod parameters;
 
@@ -17,6 +18,7 @@ pub use door::Door;
 pub use ec2::Ec2;
 use ec2::filter;
 pub use fleet::{Fleet, Group, Groups, Instance, Scaling, Template, TemplateVersion};
+pub use launch::{Launch, NewInstance};
 pub use lease::{Held, Leases};
 pub use parameters::{Parameters, Ssm, Version};
 

@@ -139,10 +139,11 @@ async fn run_plan(
     stop: &mut Stop,
     progress: &Progress,
 ) -> Result<Ami, Error> {
+    report::clear(folder)?;
     files::private_dir(work).map_err(|error| Error::file(work.display(), error))?;
     stage::stage(plan, work)?;
     let (watch, ended) = packer::run(session, plan, work, folder, stop, progress).await?;
-    report::unpack(work, folder)?;
+    report::unpack(&plan.recipe.name, work, folder)?;
     record::bill_of_materials(plan, folder)?;
     let made = image(session, plan, &watch, &ended, work, folder, stop, progress).await;
     let security_groups = recover::security_groups(work, &plan.recipe.name);

@@ -7,6 +7,7 @@ use super::site::Site;
 use super::userdata::{Documents, documents};
 use super::{Error, Request, steps};
 use crate::aws::Ami;
+use crate::gate::render;
 use crate::images::inputs::{Content, Inputs};
 use crate::images::names::{self, Circumstances, RunId};
 use crate::images::relock::is_outside;
@@ -218,7 +219,14 @@ fn inputs(
         add_path(&mut files, "file", &file.source.path)?;
     }
     inputs.put("files", files);
-    inputs.put("tests", paths("test", &recipe.tests)?);
+    let mut tests = paths("test", &recipe.tests)?;
+    if !recipe.checks.is_empty() {
+        tests.add("checks", render::bats(&recipe.checks).as_bytes());
+    }
+    if !(recipe.tests.is_empty() && recipe.checks.is_empty()) {
+        tests.add("library", render::LIBRARY.as_bytes());
+    }
+    inputs.put("tests", tests);
     Ok(inputs)
 }
 
@@ -350,7 +358,7 @@ mod tests {
             assert_eq!(
                 list.lines().collect::<Vec<_>>().join(" "),
                 "./ ./50-image.yaml ./bake.env ./files/ ./files/0/ ./files/0/modules/ ./files/0/site.pp ./files/1 \
-                 ./files.list ./provision/ ./provision/00 ./provision.list ./tests/ ./tests/a.bats ./tests/b.bats"
+                 ./files.list ./provision/ ./provision/00 ./provision.list ./tests/ ./tests/a.bats ./tests/b.bats ./tests/kiln.bash"
             );
             let lists = ["files.list", "provision.list"]
                 .map(|name| fs::read_to_string(work.path().join("payload").join(name)).unwrap());
@@ -372,6 +380,40 @@ mod tests {
         plan.recipe.tests.push(Input { given: "more/a.bats".into(), path: inputs.path().join("more/a.bats") });
         let error = stage(&plan, work.path()).unwrap_err().to_string();
         assert!(error.starts_with("two tests of myapp are called a.bats"), "{error}");
+    }
+
+    #[test]
+    fn the_library_lies_beside_the_tests_and_its_name_is_taken() {
+        let (inputs, work) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut plan = plan(inputs.path(), Api::Aws, false);
+        plan.recipe.checks = vec![check("22")];
+        let own = inputs.path().join("tests/kiln.bash");
+        // Whoever runs the tests by hand has a copy there.
+        fs::write(&own, render::LIBRARY).unwrap();
+        stage(&plan, work.path()).unwrap();
+        let tests = work.path().join("payload/tests");
+        assert_eq!(fs::read_to_string(tests.join("kiln.bash")).unwrap(), render::LIBRARY);
+        assert!(fs::read_to_string(tests.join("kiln-checks.bats")).unwrap().contains("port_listens '22'"));
+        fs::write(&own, "another").unwrap();
+        let error = stage(&plan, tempfile::tempdir().unwrap().path()).unwrap_err().to_string();
+        assert!(error.starts_with("two tests of myapp are called kiln.bash"), "{error}");
+    }
+
+    fn check(port: &str) -> crate::images::Assertion {
+        let (name, arguments) = (format!("port {port} listens"), vec![port.to_owned()]);
+        crate::images::Assertion { name, function: "port_listens", arguments, within: None }
+    }
+
+    #[test]
+    fn a_check_that_changes_makes_another_image() {
+        let inputs_of = |checks: Vec<crate::images::Assertion>| {
+            let recipe = Recipe { checks, ..recipe() };
+            inputs(&recipe, &golden(), None, &documents(&recipe, true), "1.6.6").unwrap()
+        };
+        let (none, one) = (inputs_of(vec![]), inputs_of(vec![check("22")]));
+        assert_eq!(one.changed_since(&none.tag()), ["tests"]);
+        assert_eq!(inputs_of(vec![check("23")]).changed_since(&one.tag()), ["tests"]);
+        assert!(inputs_of(vec![check("22")]).changed_since(&one.tag()).is_empty());
     }
 
     #[test]

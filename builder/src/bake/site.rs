@@ -86,20 +86,28 @@ fn absolute(bundle: &Bundle) -> Result<Bundle, Error> {
     Ok(Bundle { x509_cert: x509_cert?, x509_key: x509_key?, ..bundle.clone() })
 }
 
-async fn lab(target: &Target) -> Result<Site, Error> {
+/// The lab of this machine that is meant, which has to be up.
+///
+/// # Errors
+/// When it is not.
+pub fn lab_access() -> Result<Access, Error> {
     let name = std::env::var("KILN_LAB").unwrap_or_else(|_| "default".to_owned());
-    let access = match Access::load(&name) {
-        Ok(Some(access)) => access,
-        Ok(None) => return Err(Error::Lab(format!("the lab `{name}` is not up; start it: kiln lab up"))),
-        Err(error) => return Err(Error::Lab(error.to_string())),
-    };
+    match Access::load(&name) {
+        Ok(Some(access)) => Ok(access),
+        Ok(None) => Err(Error::Lab(format!("the lab `{name}` is not up; start it: kiln lab up"))),
+        Err(error) => Err(Error::Lab(error.to_string())),
+    }
+}
+
+async fn lab(target: &Target) -> Result<Site, Error> {
+    let access = lab_access()?;
     // Copies can be anywhere; what is baked needs machines, and they are in one region.
     if let Some(region) = target.region.as_ref().filter(|region| **region != access.region)
         && !target.distribution.copies.is_empty()
     {
         return Err(Error::Lab(format!(
-            "the machines of the lab `{name}` are in {}, and target {} bakes in {region}: name {} first under `regions`",
-            access.region, target.name, access.region
+            "the machines of the lab `{}` are in {}, and target {} bakes in {region}: name {} first under `regions`",
+            access.name, access.region, target.name, access.region
         )));
     }
     let door = Door::new(Some(&access.host_endpoint), &access.host_environment());

@@ -11,8 +11,8 @@ use crate::packer::template::{Machine, Provisioner, files};
 const COMMON: &str = include_str!("steps/common.sh");
 
 /// Where the payload lands, and where the report is fetched.
-const PAYLOAD: &str = "/tmp/kiln-payload.tar";
-const REPORT: &str = "/tmp/kiln-report.tar.gz";
+pub const PAYLOAD: &str = "/tmp/kiln-payload.tar";
+pub const REPORT: &str = "/tmp/kiln-report.tar.gz";
 
 /// How long an installation, or all scripts together, may take.
 const WORK: Duration = Duration::from_secs(3600);
@@ -36,6 +36,18 @@ pub fn scripts() -> impl Iterator<Item = (&'static str, String)> {
     SCRIPTS.iter().map(|(name, step)| (*name, format!("{COMMON}{step}")))
 }
 
+/// The steps that come before an image is made of the machine, each with its text and how long it may take.
+pub fn until_the_gate(recipe: &Recipe, provision: bool) -> Vec<(String, Duration)> {
+    let wanted = [("install.sh", true, WORK), ("provision.sh", provision, WORK), ("gate.sh", true, gate_time(recipe))];
+    let text = |name: &str| scripts().find(|(script, _)| *script == name).map(|(_, text)| text);
+    let wanted = wanted.into_iter().filter(|(_, wanted, _)| *wanted);
+    wanted.filter_map(|(name, _, time)| Some((text(name)?, time))).collect()
+}
+
+fn gate_time(recipe: &Recipe) -> Duration {
+    recipe.gate_timeout + TESTS
+}
+
 /// The provisioners of a bake, in order.
 pub fn provisioners(machine: &Machine, recipe: &Recipe) -> Vec<Provisioner> {
     let script = |name: &str, timeout| machine.root_script(name, timeout);
@@ -43,7 +55,7 @@ pub fn provisioners(machine: &Machine, recipe: &Recipe) -> Vec<Provisioner> {
         Provisioner::File { source: files::PAYLOAD.into(), destination: PAYLOAD.into(), direction: "upload" },
         script("install.sh", WORK),
         script("provision.sh", WORK),
-        script("gate.sh", recipe.gate_timeout + TESTS),
+        script("gate.sh", gate_time(recipe)),
         Provisioner::File { source: REPORT.into(), destination: files::REPORT.into(), direction: "download" },
         script("verdict.sh", SHORT),
         script("seal.sh", SHORT),

@@ -17,6 +17,7 @@ mod bake;
 mod canary;
 mod copy;
 mod deb;
+mod gate;
 mod graph;
 mod images;
 mod lock;
@@ -44,6 +45,8 @@ pub struct Cli {
 pub enum Command {
     /// Make one image: launch its base, provision it, gate it, seal it
     Bake(bake::Args),
+    /// Let the gate judge an image in a machine of the lab, without a bake
+    Gate(gate::Args),
     /// Show which image is built on which
     Graph(graph::Args),
     /// Print the template that packer would get
@@ -82,6 +85,7 @@ pub enum Command {
 pub fn run(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Bake(args) => bake::run(&cli.file, args),
+        Command::Gate(args) => gate::run(&cli.file, args),
         Command::Graph(args) => graph::run(&cli.file, args),
         Command::Template(args) => bake::template(&cli.file, args),
         Command::Images(args) => images::run(&cli.file, &args),

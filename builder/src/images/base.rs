@@ -78,6 +78,15 @@ pub fn is_of(image: &Ami, recipe: &Recipe) -> bool {
         && !image.tag(GATE_TAG).is_empty()
 }
 
+/// The image of this id, whoever owns it.
+///
+/// # Errors
+/// When the API does not answer.
+pub async fn by_id(api: &impl FindImages, id: &str) -> Result<Option<Ami>, aws::Error> {
+    let query = ImageQuery { owners: vec![], filters: vec![("image-id".into(), vec![id.to_owned()])] };
+    Ok(newest(api.find_images(&query).await?))
+}
+
 /// How an image that there is stands to one that would be made now.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Standing {

@@ -7,6 +7,7 @@ use kiln_schema::diagnostic::{Diagnostic, Severity, nearest};
 use kiln_schema::seal::IDS;
 use kiln_schema::yaml::{Node, Place, Value};
 
+use super::checks::{self, KINDS, WITHIN};
 use super::names::{LONGEST_TAG, skipped};
 use super::types::{File, Image, Kind};
 use super::{Bundle, Endpoint, From, Target};
@@ -53,6 +54,7 @@ impl<'a> Checker<'a> {
             self.base(name, image, file);
             self.variants(name, image, file);
             self.inputs(name, image);
+            self.checks(name, image);
             self.user_data(name);
             self.seal(name, image);
         }
@@ -195,6 +197,40 @@ impl<'a> Checker<'a> {
         }
     }
 
+    fn checks(&mut self, name: &str, image: &Image) {
+        for (index, keys) in image.checks.iter().enumerate() {
+            let at = [Key("images"), Key(name), Key("checks"), Item(index)];
+            let Some(node) = self.find(&at) else { continue };
+            let of_kind = |key: &str| KINDS.iter().find(|(kind, _)| *kind == key);
+            let mut kinds = node.entries().iter().filter(|entry| of_kind(&entry.key).is_some());
+            let Some((kind, beside)) = kinds.next().and_then(|entry| of_kind(&entry.key)) else {
+                let known: Vec<_> = KINDS.iter().map(|(kind, _)| *kind).collect();
+                self.report(&at, format!("nothing to check; name one of {}", known.join(", ")));
+                continue;
+            };
+            let mut findings = 0;
+            for entry in node.entries().iter().filter(|entry| entry.key != *kind && entry.key != WITHIN) {
+                let message = if of_kind(&entry.key).is_some() {
+                    let other = &entry.key;
+                    format!(
+                        "a check is of one thing, and this one is of `{kind}` already: give `{other}` an entry of its own"
+                    )
+                } else if !beside.contains(&entry.key.as_str()) {
+                    let known: Vec<_> = beside.iter().copied().chain([WITHIN]).collect();
+                    format!("this key is not one of `{kind}`; there are {}", known.join(", "))
+                } else {
+                    continue;
+                };
+                findings += 1;
+                let path = path(&[at[0], at[1], at[2], at[3], Key(&entry.key)]);
+                self.findings.push(entry.place.diagnostic(Severity::Error, &path, message));
+            }
+            if let (0, Err((key, message))) = (findings, checks::assertions(keys)) {
+                self.report(&[at[0], at[1], at[2], at[3], Key(key)], message);
+            }
+        }
+    }
+
     fn exists(&mut self, at: &[Step<'_>], given: &str) {
         if !self.folder.join(given).exists() {
             self.report(at, format!("there is no file or folder `{given}` beside kiln.yaml"));
@@ -207,13 +243,16 @@ impl<'a> Checker<'a> {
         if !matches!(node.value, Value::Map(_)) {
             self.report(&at, format!("expected a mapping, found {}", node.kind()));
         }
-        for (key, message) in
-            [("kiln", "the bake sets this key itself"), ("role", "write `role` beside `user_data`, not in it")]
-        {
-            if let Some(entry) = node.entries().iter().find(|entry| entry.key == key) {
-                let path = path(&[at[0], at[1], at[2], Key(key)]);
-                self.findings.push(entry.place.diagnostic(Severity::Error, &path, message));
-            }
+        if let Some(entry) = node.entries().iter().find(|entry| entry.key == "role") {
+            let path = path(&[at[0], at[1], at[2], Key("role")]);
+            let message = "write `role` beside `user_data`, not in it";
+            self.findings.push(entry.place.diagnostic(Severity::Error, &path, message));
+        }
+        let own = node.get("kiln").into_iter().flat_map(Node::entries).filter(|entry| entry.key != "tests");
+        for entry in own {
+            let path = path(&[at[0], at[1], at[2], Key("kiln"), Key(&entry.key)]);
+            let message = "the bake sets this key itself; `tests` alone may stand here";
+            self.findings.push(entry.place.diagnostic(Severity::Error, &path, message));
         }
     }
 

@@ -9,6 +9,7 @@ use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::yaml::{self, Node};
 
 use super::check::Checker;
+use super::checks;
 use super::types::{Defaults, File, Image};
 use super::variants::Variants;
 use super::{Arch, Error, GATE_TIMEOUT, Input, Kilnfile, PlacedFile, Recipe, Store, lock};
@@ -101,6 +102,8 @@ fn recipe(name: &str, image: Image, defaults: &Defaults, user_data: Option<Node>
             .map(|file| PlacedFile { source: input(file.source), destination: file.destination })
             .collect(),
         tests: image.tests.into_iter().map(input).collect(),
+        // Those that cannot be made have been reported.
+        checks: image.checks.iter().filter_map(|keys| checks::assertions(keys).ok()).flatten().collect(),
         user_data: user_data.filter(|node| !node.is_null()),
         seal: image.seal,
         prove: image.prove.or(defaults.prove).unwrap_or(true),
@@ -243,10 +246,50 @@ pub(crate) mod tests {
                 app("files: [{source: puppet}]"),
                 "kiln.yaml:6:13: error: images.app.files[0]: the key `destination` is missing",
             ),
+            (
+                app("checks: [{prt: 22}]"),
+                "kiln.yaml:6:15: error: images.app.checks[0].prt: unknown key; did you mean `port`?",
+            ),
+            (
+                app("checks: [{within: 30s}]"),
+                "kiln.yaml:6:14: error: images.app.checks[0]: nothing to check; name one of mount, package, service, port, http, file, user, sysctl, no_failed_units",
+            ),
+            (
+                app("checks: [{port: 22, file: /x}]"),
+                "kiln.yaml:6:25: error: images.app.checks[0].file: a check is of one thing, and this one is of `port` already: give `file` an entry of its own",
+            ),
+            (
+                app("checks: [{port: 22, version: 1}]"),
+                "kiln.yaml:6:25: error: images.app.checks[0].version: this key is not one of `port`; there are protocol, address, within",
+            ),
+            (app("checks: [{port: 70000}]"), "kiln.yaml:6:21: error: images.app.checks[0].port"),
+            (app("checks: [{port: 0}]"), "kiln.yaml:6:21: error: images.app.checks[0].port: 0 is no port"),
+            (
+                app("checks: [{port: 1, protocol: sctp}]"),
+                "images.app.checks[0].protocol: unknown value; expected one of tcp, udp",
+            ),
+            (app("checks: [{port: 1, address: all}]"), "images.app.checks[0].address: `all` is no IP address"),
+            (app("checks: [{port: 1, within: 0s}]"), "images.app.checks[0].within: no time at all"),
+            (app("checks: [{mount: data}]"), "images.app.checks[0].mount: `data` is not an absolute path"),
+            (app("checks: [{file: a}]"), "images.app.checks[0].file: `a` is not an absolute path"),
+            (app("checks: [{file: /a, mode: rw}]"), "images.app.checks[0].mode: not a file mode"),
+            (
+                app("checks: [{file: /a, exists: no, mode: 0644}]"),
+                "images.app.checks[0].mode: a file that is not there has no such thing",
+            ),
+            (app("checks: [{package: \"\"}]"), "images.app.checks[0].package: `` is no name"),
+            (app("checks: [{package: a, installed: no, version: 1}]"), "a package that is not there has no version"),
+            (app("checks: [{service: \"a b\"}]"), "images.app.checks[0].service: `a b` is no name"),
+            (app("checks: [{http: localhost}]"), "images.app.checks[0].http: `localhost` is no address"),
+            (app("checks: [{http: 'http://a/', status: 42}]"), "images.app.checks[0].status: 42 is no status of HTTP"),
+            (app("checks: [{user: a, exists: no, groups: [b]}]"), "a user who is not there has no groups"),
+            (app("checks: [{sysctl: a.b}]"), "images.app.checks[0].sysctl: the key `value` is missing"),
+            (app("checks: [{no_failed_units: no}]"), "images.app.checks[0].no_failed_units: it can only be true"),
+            (app("checks: [22]"), "images.app.checks[0]: expected a mapping"),
             (app("user_data: [a]"), "kiln.yaml:6:16: error: images.app.user_data: expected a mapping, found a list"),
             (
                 app("user_data: {kiln: {strict: false}}"),
-                "kiln.yaml:6:17: error: images.app.user_data.kiln: the bake sets this key itself",
+                "kiln.yaml:6:24: error: images.app.user_data.kiln.strict: the bake sets this key itself; `tests` alone may stand here",
             ),
             (
                 app("user_data: {role: web}"),

@@ -4,6 +4,7 @@
 //! - `load`: the file to [`Kilnfile`], with every finding at its place.
 //! - `variants`: one image for several processors or stores.
 //! - `check`: what must fit together: names, bases, cycles, files that are there.
+//! - `checks`: what must hold on the machine, as calls of the test library.
 //! - `distribution`: what a target says of regions and accounts.
 //! - `graph`: which image is built on which.
 //! - `base`: the newest image that another is built on.
@@ -15,6 +16,7 @@
 
 pub mod base;
 mod check;
+mod checks;
 mod distribution;
 mod error;
 mod from;
@@ -35,6 +37,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use kiln_schema::yaml::Node;
 
+pub use checks::Assertion;
 pub use error::Error;
 pub use from::{AmiFilter, From, Parameter};
 pub use load::load;
@@ -96,6 +99,8 @@ pub struct Recipe {
     pub files: Vec<PlacedFile>,
     /// Test files, and folders of them.
     pub tests: Vec<Input>,
+    /// What must hold on the machine.
+    pub checks: Vec<Assertion>,
     /// Keys of cloud-config for the bake, as spelled: a mode `0644` must not become 420.
     pub user_data: Option<Node>,
     /// What the seal lets pass.

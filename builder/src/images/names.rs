@@ -146,6 +146,7 @@ pub(crate) mod tests {
             gate_timeout: Duration::from_secs(600),
             provision: vec![],
             files: vec![],
+            checks: vec![],
             tests: vec![],
             user_data: None,
             seal: Seal::default(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
+use super::checks::CheckKeys;
 use super::from::From;
 
 /// The whole file.
@@ -52,6 +53,8 @@ pub(super) struct Image {
     pub files: Vec<FileToPlace>,
     #[serde(default)]
     pub tests: Vec<String>,
+    #[serde(default)]
+    pub checks: Vec<CheckKeys>,
     /// Kept as a tree: see [`Recipe::user_data`](super::Recipe::user_data).
     #[serde(default, rename = "user_data")]
     pub _user_data: Option<IgnoredAny>,

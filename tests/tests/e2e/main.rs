@@ -6,6 +6,7 @@ mod apt;
 mod bases;
 mod boot;
 mod canary;
+mod checks;
 mod disks;
 mod drop_in;
 mod empty_root;
