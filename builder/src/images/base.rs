@@ -7,6 +7,12 @@ use crate::aws::{self, Ami, FindImages, ImageQuery};
 /// The tag whose value says when an image passed its gate.
 pub const GATE_TAG: &str = "gate";
 
+/// The tag with the stage that an image has come to.
+pub const STAGE_TAG: &str = "stage";
+
+/// The stage of an image that nothing is to be built on or launched from any more.
+pub const RETIRED: &str = "retired";
+
 /// Tag that every image of this program carries, and none of anybody else.
 pub const KEY_TAG: &str = "bake_key";
 
@@ -76,7 +82,7 @@ pub async fn standing(api: &impl FindImages, recipe: &Recipe, inputs: &Inputs) -
     query.filters.push(("architecture".into(), vec![recipe.arch.name().into()]));
     let images = api.find_images(&query).await?;
     let key = inputs.key();
-    let same = images.iter().filter(|image| image.tag(KEY_TAG) == key && image.tag("stage") != "retired");
+    let same = images.iter().filter(|image| image.tag(KEY_TAG) == key && image.tag(STAGE_TAG) != RETIRED);
     if let Some(image) = newest(same.cloned().collect()) {
         return Ok(Standing::Same(image));
     }
@@ -132,7 +138,7 @@ fn made_by(name: &str) -> ImageQuery {
 
 /// Without those that were rolled back or have had their day: nothing is to be built on them.
 fn in_use(mut images: Vec<Ami>) -> Vec<Ami> {
-    images.retain(|image| image.tag("stage") != "retired");
+    images.retain(|image| image.tag(STAGE_TAG) != RETIRED);
     images
 }
 

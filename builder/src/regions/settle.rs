@@ -113,7 +113,7 @@ async fn copy(
     for failed in api.named(name).await? {
         let State::Failed(why) = &failed.state else { continue };
         api.discard(&failed.id).await?;
-        progress.say(&format!("{region}: the copy {} was {why}; kiln removed it", failed.id));
+        progress.say(&format!("{region}: copy {} {why}; kiln removed it", failed.id));
         // Asked again with the token of the one that failed, the API would give that one again.
         tokens.ended(&token, "failed")?;
         token = tokens.begun(name)?;

@@ -205,6 +205,10 @@ fn choose(images: &[Logical], home: &str, current: &str) -> String {
 /// When there is none, and when the region does not answer.
 pub async fn current(site: &Site, line: &str, stage: Stage, region: Option<&str>) -> Result<String, Error> {
     let region = region.unwrap_or(&site.region);
+    if !site.regions().any(|ours| ours == region) {
+        let ours = site.regions().collect::<Vec<_>>().join(", ");
+        return Err(Error::Refused(format!("target {} has no region {region}; it has {ours}", site.name)));
+    }
     if let Stage::Canary | Stage::Production = stage {
         let name = rules::parameter(line, stage);
         let found = site.door.parameters(region).await.history(&name).await?.pop();
