@@ -172,6 +172,7 @@ mod tests {
             tags,
             snapshots: vec![],
             deprecated: None,
+            plain: false,
         }
     }
 

@@ -100,6 +100,7 @@ fn world(stages: &[(&str, &str)]) -> Rc<World> {
                 tags: tags.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
                 snapshots: vec![],
                 deprecated: None,
+                plain: false,
             };
             world.images.borrow_mut().insert((region, name.into()), image);
         }
