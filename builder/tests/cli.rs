@@ -93,6 +93,21 @@ fn bad_input_gets_a_sentence_and_its_exit_code() {
         (GOOD, "gate golden --local"),
         (GOOD, "gate golden --local --base --ami ami-1"),
         (GOOD, "bale golden"),
+        (GOOD, "copy goldn --target nowhere"),
+        (GOOD, "copy golden --target nowhere"),
+        (GOOD, "promote golden --to staging"),
+        (GOOD, "promote golden --to production --force"),
+        (GOOD, "promote goldn --to canary --target nowhere"),
+        (GOOD, "rollback goldn --target nowhere"),
+        (GOOD, "images --stage staging"),
+        (GOOD, "latest golden --region eu-west-1"),
+        (GOOD, "latest golden --region eu-west-9 --stage canary --target nowhere"),
+        (GOOD, "canary start golden"),
+        (GOOD, "canary start golden --asg web --launch-template web"),
+        (GOOD, "canary watch golden --asg web --for 10"),
+        (GOOD, "canary watch golden --asg web --listen here"),
+        (GOOD, "canary watch golden --asg web --key-file key"),
+        (GOOD, "canary watch golden --asg web --listen 127.0.0.1:0 --key-file key --target nowhere"),
     ];
     let mut text = String::new();
     for (file, arguments) in cases {

@@ -21,8 +21,8 @@ const LONGEST_REASON: usize = 200;
 pub struct PromoteArgs {
     /// The image: an id (ami-…), or its name in kiln.yaml for the newest that may be promoted
     image: String,
-    /// The stage that it comes to
-    #[arg(long, value_parser = target_stage)]
+    /// The stage that it comes to: canary or production
+    #[arg(long, value_name = "STAGE", value_parser = target_stage)]
     to: Stage,
     /// Why, for the record
     #[arg(long, value_name = "TEXT", value_parser = reason)]

@@ -8,6 +8,12 @@ use crate::aws::{self, Ami, Bases, FindImages, ImageQuery};
 /// The tag whose value says when an image passed its gate.
 pub const GATE_TAG: &str = "gate";
 
+/// The tag with the stage that an image has come to.
+pub const STAGE_TAG: &str = "stage";
+
+/// The stage of an image that nothing is to be built on or launched from any more.
+pub const RETIRED: &str = "retired";
+
 /// Tag that every image of this program carries, and none of anybody else.
 pub const KEY_TAG: &str = "bake_key";
 
@@ -110,7 +116,7 @@ pub enum Standing {
 pub async fn standing(api: &impl FindImages, recipe: &Recipe, inputs: &Inputs) -> Result<Standing, aws::Error> {
     let images = api.find_images(&made_by(&recipe.name, recipe)).await?;
     let key = inputs.key();
-    let same = images.iter().filter(|image| image.tag(KEY_TAG) == key && image.tag("stage") != "retired");
+    let same = images.iter().filter(|image| image.tag(KEY_TAG) == key && image.tag(STAGE_TAG) != RETIRED);
     if let Some(image) = newest(same.cloned().collect()) {
         return Ok(Standing::Same(image));
     }
@@ -151,7 +157,7 @@ fn made_by(name: &str, recipe: &Recipe) -> ImageQuery {
 
 /// Without those that were rolled back or have had their day: nothing is to be built on them.
 fn in_use(mut images: Vec<Ami>) -> Vec<Ami> {
-    images.retain(|image| image.tag("stage") != "retired");
+    images.retain(|image| image.tag(STAGE_TAG) != RETIRED);
     images
 }
 

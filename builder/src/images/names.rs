@@ -1,6 +1,6 @@
 //! What a new image is called and what its tags say.
 
-use super::base::{INPUTS_TAG, KEY_TAG, PROOF_TAG, SKIPPED_TAG};
+use super::base::{INPUTS_TAG, KEY_TAG, PROOF_TAG, SKIPPED_TAG, STAGE_TAG};
 use super::inputs::Inputs;
 use super::{Recipe, Seal};
 use crate::aws::Ami;
@@ -79,7 +79,7 @@ pub fn tags(recipe: &Recipe, base: &Ami, bake: &Circumstances) -> Vec<(&'static 
         ("host", Some(bake.host.clone())),
         ("ancestor", Some(base.id.clone())),
         ("ancestor_name", Some(base.name.clone())),
-        ("stage", Some("candidate".to_owned())),
+        (STAGE_TAG, Some("candidate".to_owned())),
         (KEY_TAG, Some(bake.inputs.key())),
         (INPUTS_TAG, Some(bake.inputs.tag())),
         ("git_revision", bake.git_revision.clone()),

@@ -337,6 +337,17 @@ mod tests {
     }
 
     #[test]
+    fn an_image_is_encrypted_where_there_is_something_to_encrypt() {
+        let text = |api| {
+            let machine = Machine { key: Some("alias/ours".into()), ..machine(api) };
+            serde_json::to_string(&machine.builder()).unwrap()
+        };
+        assert!(text(Api::Aws).contains("\"encrypt_boot\":true,\"kms_key_id\":\"alias/ours\""), "{}", text(Api::Aws));
+        assert!(!text(Api::Lab("http://10.0.0.1".into())).contains("kms_key_id"));
+        assert!(!serde_json::to_string(&machine(Api::Aws).builder()).unwrap().contains("encrypt_boot"));
+    }
+
+    #[test]
     fn root_needs_no_sudo() {
         let command = |user: &str| {
             let machine = Machine { ssh_username: user.into(), ..machine(Api::Aws) };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::future::try_join_all;
 
-use crate::aws::{self, Ami, Copied, Copies, Ec2, FindImages, ImageQuery};
+use crate::aws::{self, Ami, Copied, Copies, FindImages, ImageQuery};
 use crate::bake::Error;
 use crate::bake::site::Site;
 use crate::images::{Kilnfile, base};
@@ -77,7 +77,7 @@ impl Logical {
 ///
 /// # Errors
 /// When a region does not answer.
-pub async fn images(places: &[(String, Ec2)], line: &str) -> Result<Vec<Logical>, aws::Error> {
+pub async fn images(places: &[(String, impl Copies)], line: &str) -> Result<Vec<Logical>, aws::Error> {
     let found = try_join_all(places.iter().map(async |(region, api)| Ok((region, api.of_line(line).await?)))).await?;
     Ok(join(found.into_iter().flat_map(|(region, images)| images.into_iter().map(move |image| (region, image)))))
 }

@@ -4,8 +4,8 @@ use super::line::Logical;
 use crate::aws::{Copied, Version};
 use crate::images::base;
 
-/// The tag with the stage.
-pub const STAGE_TAG: &str = "stage";
+pub use crate::images::base::STAGE_TAG;
+
 /// The tag in which a bake says whether two launches of the image have vouched for it.
 const PROOF_TAG: &str = "proof";
 
@@ -32,7 +32,7 @@ impl Stage {
             Stage::Canary => "canary",
             Stage::Production => "production",
             Stage::Previous => "previous",
-            Stage::Retired => "retired",
+            Stage::Retired => base::RETIRED,
         }
     }
 
@@ -172,6 +172,7 @@ mod tests {
             tags,
             snapshots: vec![],
             deprecated: None,
+            plain: false,
         }
     }
 
