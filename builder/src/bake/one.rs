@@ -144,11 +144,16 @@ async fn run_plan(
     stage::stage(plan, work)?;
     let (watch, ended) = packer::run(session, plan, work, folder, stop, progress).await?;
     report::unpack(&plan.recipe.name, work, folder)?;
-    record::bill_of_materials(plan, folder)?;
-    let made = image(session, plan, &watch, &ended, work, folder, stop, progress).await;
+    let mut made = match image(session, plan, &watch, &ended, work, folder).await {
+        Ok(id) => vouch(session, plan, id, work, folder, stop, progress).await,
+        Err(cause) => Err(cause),
+    };
+    if let Err(error) = record::write(plan, &made, watch.seal.as_ref(), &progress.timings(), folder) {
+        // Nobody could tell later what is in it.
+        made = made.and(Err((format!("the report cannot be written: {error}"), vec![])));
+    }
     let security_groups = recover::security_groups(work, &plan.recipe.name);
     let run = Run { id: &plan.run.id, image_name: &plan.run.image_name, security_groups: &security_groups };
-    record::write(plan, &made, watch.seal.as_ref(), &progress.timings(), folder)?;
     match made {
         Ok(id) => {
             // Packer has cleaned up as it should; the API has the last word on two instances.
@@ -165,8 +170,7 @@ async fn run_plan(
     }
 }
 
-/// The id of the image, with the last word on it written; or why there is none.
-#[expect(clippy::too_many_arguments, reason = "a bake on one page")]
+/// The id of the image, or why there is none.
 async fn image(
     session: &Session<'_>,
     plan: &Plan,
@@ -174,22 +178,33 @@ async fn image(
     ended: &Ended,
     work: &Path,
     folder: &Path,
+) -> Result<String, packer::Cause> {
+    match packer::judge(plan, watch, ended, work, folder) {
+        Ok(id) => Ok(id),
+        // Packer gives up on an image that takes long; the gate has vouched for it all the same.
+        Err(cause) if ended.stopped_by.is_none() && watch.phase() >= Some(Phase::CreateImage) => {
+            let tags = entry(plan, String::new(), folder).tags;
+            let adopted = recover::image(&session.site, &plan.run.image_name, &tags).await;
+            adopted.ok().flatten().ok_or(cause)
+        }
+        Err(cause) => Err(cause),
+    }
+}
+
+/// Proves an image and writes the last word on it; or why it must not count.
+async fn vouch(
+    session: &Session<'_>,
+    plan: &Plan,
+    id: String,
+    work: &Path,
+    folder: &Path,
     stop: &mut Stop,
     progress: &Progress,
 ) -> Result<String, packer::Cause> {
-    let tags = entry(plan, String::new(), folder).tags;
-    let id = match packer::judge(plan, watch, ended, work, folder) {
-        Ok(id) => id,
-        // Packer gives up on an image that takes long; the gate has vouched for it all the same.
-        Err(cause) if ended.stopped_by.is_none() && watch.phase() >= Some(Phase::CreateImage) => {
-            let adopted = recover::image(&session.site, &plan.run.image_name, &tags).await;
-            adopted.ok().flatten().ok_or(cause)?
-        }
-        Err(cause) => return Err(cause),
-    };
     if plan.recipe.prove {
         proof::prove(session, plan, &id, work, folder, stop, progress).await?;
     }
+    let tags = entry(plan, String::new(), folder).tags;
     let marked = recover::mark_passed(&session.site, &id, &tags).await;
     marked.map_err(|error| (format!("{id} was made and cannot be marked as passed: {error}"), vec![]))?;
     Ok(id)

@@ -254,7 +254,7 @@ mod apart;
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "tests prepare folders")]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::bake::stage::stage;
     use crate::images::names::tests::{circumstances, golden, recipe};
@@ -264,7 +264,7 @@ mod tests {
     use crate::system::tools::present;
 
     /// A plan with one input of every kind.
-    fn plan(inputs: &Path, api: Api, bundle: bool) -> Plan {
+    pub fn plan(inputs: &Path, api: Api, bundle: bool) -> Plan {
         fs::create_dir_all(inputs.join("puppet/modules")).unwrap();
         fs::create_dir_all(inputs.join("tests")).unwrap();
         for name in ["golden.sh", "puppet/site.pp", "tests/a.bats", "tests/b.bats", "motd"] {

@@ -207,7 +207,12 @@ impl Watch {
                 }
             }
             ("failed", sentence) => self.failed = Some(sentence.to_owned()),
-            ("seal", report) => self.seal = serde_json::from_str(report).ok(),
+            ("seal", report) => {
+                self.seal = serde_json::from_str(report).ok();
+                if let Some(freed) = self.seal.as_ref().and_then(|seal| seal["freed"].as_str()) {
+                    progress.note(Phase::Seal, &format!("blocks of deleted files: {freed}"));
+                }
+            }
             _ => self.keep(text),
         }
     }

@@ -3,11 +3,9 @@
 use super::line::Logical;
 use crate::aws::{Copied, Version};
 use crate::images::base;
+use crate::images::base::PROOF_TAG;
 
 pub use crate::images::base::STAGE_TAG;
-
-/// The tag in which a bake says whether two launches of the image have vouched for it.
-const PROOF_TAG: &str = "proof";
 
 /// How far an image has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
