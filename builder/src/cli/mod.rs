@@ -43,7 +43,7 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make one image: launch its base, provision it, gate it, seal it
+    /// Make images: launch the base, provision it, gate it, seal it, prove what came of it
     Bake(bake::Args),
     /// Let the gate judge an image in a machine of the lab, without a bake
     Gate(gate::Args),
