@@ -25,7 +25,7 @@ use crate::system::process::{self, CLEAN_UP};
 pub async fn all(session: &Session<'_>, progress: &Progress) -> Result<(), Error> {
     while let Some(entry) = session.journal.adopt(&session.site.place())? {
         let (outcome, told) = settle(&session.site, &entry).await;
-        progress.say(&format!("a bake of {} was killed ({}): {told}", entry.image, entry.run));
+        progress.say(&format!("a bake of {} did not come to its end ({}): {told}", entry.image, entry.run));
         if let Some(outcome) = outcome {
             session.journal.end(&entry.run, &outcome)?;
         }
@@ -50,7 +50,7 @@ async fn settle(site: &Site, entry: &Entry) -> (Option<String>, String) {
         return (None, format!("its image cannot be looked for: {error}"));
     }
     let left = leftovers::remove(&site.ec2, run, kept).await;
-    if left.iter().any(|sentence| !sentence.ends_with(leftovers::REMOVED)) {
+    if !leftovers::is_settled(&left) {
         return (None, left.join("; "));
     }
     // Its lease would be waited out by others.

@@ -191,7 +191,7 @@ targets:
     assert!(!listed(folder.path(), &["shot-"]).is_empty(), "there was an image when it was killed");
 
     let settled: Ran = bake("baseless").output().unwrap().into();
-    assert!(settled.stdout.contains("a bake of shot was killed"), "{settled:?}");
+    assert!(settled.stdout.contains("a bake of shot did not come to its end"), "{settled:?}");
     assert!(settled.stdout.contains("nothing vouches for image"), "{settled:?}");
     assert_eq!(alive(), 0, "{settled:?}");
     assert!(listed(folder.path(), &["shot-"]).is_empty(), "{settled:?}");
