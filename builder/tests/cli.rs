@@ -54,12 +54,15 @@ fn said(output: &Output) -> String {
 fn bad_input_gets_a_sentence_and_its_exit_code() {
     let unknown = "images:\n  golden: {layer: golden, from: x, provison: [a.sh]}\n";
     let cycle = "images:\n  golden: {layer: golden, from: jetty}\n  jetty: {layer: base, from: golden}\n";
+    let unsealed = "images:\n  golden:\n    layer: golden\n    from: {ami: {owners: [self], name: x}}\n    \
+                    seal: {skip: {ssh-hostkeys: \"a museum\", mail: \"\"}}\n";
     let cases: &[(&str, &str)] = &[
         ("", "bake golden"),
         ("", "images"),
         ("", "-f other/kiln.yaml latest golden"),
         (unknown, "bake golden"),
         (cycle, "template golden"),
+        (unsealed, "bake golden"),
         (GOOD, "bake goldn --target lab"),
         (GOOD, "latest zebra"),
         (GOOD, "bake golden"),

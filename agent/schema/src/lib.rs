@@ -5,6 +5,7 @@ pub mod diagnostic;
 pub mod duration;
 pub mod gate;
 pub mod paths;
+pub mod seal;
 pub mod status;
 pub mod yaml;
 

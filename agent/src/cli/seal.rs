@@ -7,7 +7,7 @@ use kiln_schema::gate::Verdict;
 
 use super::USAGE;
 use super::print::{Format, complain, say, say_json};
-use crate::seal::{self, Options, Report};
+use crate::seal::{self, Finding, Options, Report};
 use crate::system::System;
 
 /// Findings that a person is shown.
@@ -26,6 +26,9 @@ pub struct Args {
     /// Only look; change nothing
     #[arg(long, conflicts_with = "verify")]
     verify_only: bool,
+    /// Only look, at an instance of the image: what it made for itself is told as digests, anything else is a finding
+    #[arg(long, conflicts_with_all = ["verify", "verify_only"])]
+    booted: bool,
     /// Entries of the checklist to pass over; the report names them
     #[arg(long, value_name = "ID", num_args = 1..)]
     skip: Vec<String>,
@@ -49,12 +52,27 @@ pub fn run(system: &System, args: &Args) -> ExitCode {
         skip: args.skip.clone(),
         permit: args.permit.clone(),
     };
+    if args.booted {
+        return booted(system, &options, args.format);
+    }
     let report = seal::run(system, &options);
     match args.format {
         Format::Text => say(&text(&report)),
         Format::Json => say_json(&report),
     }
     if report.verdict == Verdict::Passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn booted(system: &System, options: &Options, format: Format) -> ExitCode {
+    let evidence = seal::evidence(system, options);
+    match format {
+        Format::Text => {
+            let own = evidence.identity.iter().map(|(path, digest)| format!("own      {path} {digest}\n"));
+            say(&(own.collect::<String>() + &found(&evidence.findings)));
+        }
+        Format::Json => say_json(&evidence),
+    }
+    if evidence.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn text(report: &Report) -> String {
@@ -68,16 +86,24 @@ fn text(report: &Report) -> String {
     for pattern in &report.permitted {
         text.push_str(&format!("permit   {pattern}\n"));
     }
-    for finding in report.findings.iter().take(SHOWN) {
-        text.push_str(&format!("found    {:<20} {}\n", finding.rule, finding.message));
+    if let Some(freed) = &report.freed {
+        text.push_str(&format!("freed    {freed}\n"));
     }
-    if report.findings.len() > SHOWN {
-        text.push_str(&format!("found    {} more; --format json tells all\n", report.findings.len() - SHOWN));
-    }
+    text.push_str(&found(&report.findings));
     text.push_str(match (report.findings.len(), report.verified) {
         (0, true) => "nothing is left that must not be in an image\n",
         (0, false) => "sealed; run it with --verify-only to look for what is left\n",
         _ => "the machine must not become an image\n",
     });
+    text
+}
+
+fn found(findings: &[Finding]) -> String {
+    let shown = findings.iter().take(SHOWN);
+    let mut text: String =
+        shown.map(|finding| format!("found    {:<20} {}\n", finding.rule, finding.message)).collect();
+    if findings.len() > SHOWN {
+        text.push_str(&format!("found    {} more; --format json tells all\n", findings.len() - SHOWN));
+    }
     text
 }

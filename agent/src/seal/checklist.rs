@@ -7,9 +7,16 @@
 //! - `/etc/resolv.conf`: a static one is somebody's decision, any other is written at boot.
 //! - `.ssh/known_hosts`: applications ship them to be able to check out code.
 //! - `/etc/ssl/private/ssl-cert-snakeoil.key`: nobody trusts it, and services that name it would not start.
+//! - `/etc/ssh/sshd_config.d/50-cloud-init.conf` and lines of `/etc/fstab`: what a bake sets there is meant
+//!   for the instances, and without the first sshd may take passwords that it refused before.
+//! - Connections of NetworkManager that cloud-init did not write, and crontabs: somebody's decision.
+//! - `/var/lib/dnf/history.sqlite`: dnf knows by it which packages were asked for.
+
+use super::edits;
+use crate::system::System;
 
 /// What to do with what a pattern names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Action {
     /// Remove it, with everything in it.
     Remove,
@@ -17,10 +24,12 @@ pub enum Action {
     Blank,
     /// Empty the files in place, as daemons have them open; remove what logrotate has put aside.
     Logs,
-    /// Take the machine's own name out of /etc/hosts.
-    Unname,
     /// Remove it where cloud-init has a part of that file name among the user-data; before that goes.
     Parts,
+    /// Change what is in the files: the new text, or none where nothing is to go.
+    Edit(fn(&System, &str) -> Option<String>),
+    /// Make what was deleted unreadable in the blocks of the disk.
+    Free,
 }
 
 /// One entry of the checklist.
@@ -48,7 +57,8 @@ impl Item {
 }
 
 /// The checklist, in the order in which it is worked off. Names are taken out of /etc/hosts before
-/// /etc/hostname goes, and logs go last, since work before them is logged.
+/// /etc/hostname goes, and logs go late, since work before them is logged. The list of names is
+/// [`kiln_schema::seal::IDS`], since kiln.yaml knows them too.
 pub static CHECKLIST: &[Item] = &[
     Item::remove(
         "ssh-host-keys",
@@ -60,10 +70,18 @@ pub static CHECKLIST: &[Item] = &[
         "a key of the bake, the builder's temporary one too, would open every instance",
         &["~/.ssh/authorized_keys", "~/.ssh/authorized_keys2"],
     ),
+    Item {
+        action: Action::Edit(edits::without_passwords),
+        ..Item::remove(
+            "passwords",
+            "whoever knows one password could log in to every instance",
+            &["/etc/shadow", "/etc/passwd"],
+        )
+    },
     Item::remove(
         "shell-history",
         "commands that were typed may hold passwords",
-        &["~/.*_history", "~/.lesshst", "~/.viminfo", "~/.local/share/fish/fish_history", "~/.wget-hsts"],
+        &["~/*_history", "~/.lesshst", "~/.viminfo", "~/.local/share/fish/fish_history", "~/.wget-hsts"],
     ),
     Item::remove(
         "tool-secrets",
@@ -72,6 +90,7 @@ pub static CHECKLIST: &[Item] = &[
             "~/.aws",
             "~/.azure",
             "~/.boto",
+            "~/.config/containers/auth.json",
             "~/.config/gcloud",
             "~/.config/gh",
             "~/.docker/config.json",
@@ -84,6 +103,10 @@ pub static CHECKLIST: &[Item] = &[
             "~/.s3cfg",
             "~/.terraform.d/credentials.tfrc.json",
             "~/.vault-token",
+            "/etc/kubernetes/admin.conf",
+            "/etc/kubernetes/bootstrap-kubelet.conf",
+            "/etc/kubernetes/kubelet.conf",
+            "/var/lib/kubelet/pki/*",
         ],
     ),
     Item {
@@ -130,7 +153,15 @@ pub static CHECKLIST: &[Item] = &[
         &["/etc/udev/rules.d/70-persistent-net.rules"],
     ),
     Item {
-        action: Action::Unname,
+        action: Action::Edit(edits::without_cards),
+        ..Item::remove(
+            "network-cards",
+            "a connection bound to the card of the machine that baked would find none",
+            &["/etc/sysconfig/network-scripts/ifcfg-*"],
+        )
+    },
+    Item {
+        action: Action::Edit(edits::without_own_name),
         ..Item::remove("hosts", "the name and address of the machine that baked", &["/etc/hosts"])
     },
     Item::remove("hostname", "the name of the machine that baked", &["/etc/hostname"]),
@@ -171,6 +202,7 @@ pub static CHECKLIST: &[Item] = &[
             &[
                 "/var/lib/kiln/*",
                 "/run/kiln",
+                "/etc/kiln/agent.d/90-bake.yaml",
                 "/etc/facter/facts.d/kiln.json",
                 "/opt/puppetlabs/facter/facts.d/kiln.json",
             ],
@@ -230,11 +262,21 @@ pub static CHECKLIST: &[Item] = &[
         ],
     ),
     Item::remove(
+        "editor-backups",
+        "copies that editors leave keep what was taken out of the file",
+        &["/etc/**/*~", "/etc/**/*.bak", "~/*~", "~/*.bak"],
+    ),
+    Item::remove(
         "crash-dumps",
         "the memory of a program that crashed may hold any secret",
         &["/var/crash/*", "/var/lib/systemd/coredump/*"],
     ),
     Item::remove("mail", "mail of the machine that baked", &["/var/mail/*", "/var/spool/mail/*"]),
+    Item::remove(
+        "pending-jobs",
+        "what was put off on the machine that baked would run on every instance",
+        &["/var/spool/at/*", "/var/spool/cron/atjobs/*", "/var/spool/cron/atspool/*"],
+    ),
     Item::remove(
         "installer",
         "answers given to the installer, passwords among them",
@@ -250,6 +292,7 @@ pub static CHECKLIST: &[Item] = &[
             "/var/cache/dnf/*",
             "/var/cache/yum/*",
             "/var/cache/zypp/*",
+            "/var/lib/yum/history/*",
         ],
     ),
     Item::remove("user-caches", "they hold what the bake downloaded", &["~/.cache"]),
@@ -262,13 +305,25 @@ pub static CHECKLIST: &[Item] = &[
             &["/tmp/*", "/var/tmp/*", "/tmp/systemd-private-*/tmp/*", "/var/tmp/systemd-private-*/tmp/*"],
         )
     },
-    Item::remove("journal", "the journal of the machine that baked", &["/var/log/journal/*"]),
+    Item::remove(
+        "journal",
+        "the journal of the machine that baked, and how far it was read",
+        &["/var/log/journal/*", "/var/lib/rsyslog/imjournal.state"],
+    ),
     Item {
         action: Action::Logs,
         ..Item::remove(
             "logs",
             "logs of the machine that baked, its logins among them",
-            &["/var/log/**", "/var/lib/logrotate/status", "/var/lib/logrotate.status"],
+            &["/var/log/**", "/var/lib/logrotate/*status", "/var/lib/logrotate.status"],
+        )
+    },
+    Item {
+        action: Action::Free,
+        ..Item::remove(
+            "free-space",
+            "what was deleted stays in the blocks of the disk and reaches the snapshot",
+            &["/"],
         )
     },
 ];
@@ -280,6 +335,7 @@ mod tests {
     #[test]
     fn every_entry_can_be_named_and_explained() {
         let mut ids: Vec<_> = CHECKLIST.iter().map(|item| item.id).collect();
+        assert_eq!(ids, kiln_schema::seal::IDS, "the builder checks kiln.yaml by that list");
         ids.sort_unstable();
         ids.dedup();
         assert_eq!(ids.len(), CHECKLIST.len(), "two entries with one id");
@@ -294,5 +350,6 @@ mod tests {
     fn the_name_leaves_hosts_before_it_is_forgotten() {
         let place = |id| CHECKLIST.iter().position(|item| item.id == id).unwrap();
         assert!(place("hosts") < place("hostname"));
+        assert_eq!(place("free-space"), CHECKLIST.len() - 1, "what goes after it is readable in free blocks");
     }
 }

@@ -2,9 +2,12 @@
 //!
 //! `checklist` is what is removed and why, as data. `verify` finds what was left by rules of its own:
 //! what nobody put on the list is a finding there, never something to delete. `pattern` leads from
-//! the list to files, without following a link or leaving the root's file system.
+//! the list to files, without following a link or leaving the root's file system. `booted` looks at an
+//! instance of the image that was made.
 
+mod booted;
 mod checklist;
+mod edits;
 mod pattern;
 mod verify;
 
@@ -12,9 +15,11 @@ use kiln_schema::diagnostic::nearest;
 use kiln_schema::gate::Verdict;
 use serde::Serialize;
 
+pub use booted::evidence;
 pub use checklist::{Action, CHECKLIST, Item};
+pub use kiln_schema::seal::Finding;
 use pattern::Tree;
-pub use verify::Finding;
+use verify::finding;
 
 use crate::system::{FileOptions, Found, Kind, System};
 
@@ -47,6 +52,8 @@ pub struct Report {
     pub skipped: Vec<Skipped>,
     /// The patterns of files that were permitted, which is to be recorded as well.
     pub permitted: Vec<String>,
+    /// What was done about the blocks of deleted files; none when that was not asked for.
+    pub freed: Option<String>,
     /// Whether the machine was looked at again.
     pub verified: bool,
     /// What must not be in an image and is.
@@ -101,43 +108,53 @@ pub fn run(system: &System, options: &Options) -> Report {
     let is_skipped = |id: &str| options.skip.iter().any(|skip| skip == id);
     let mut findings = Vec::new();
     let mut sealed = Vec::new();
+    let mut freed = None;
     if options.seal {
         let tree = Tree::new(system);
         for item in CHECKLIST.iter().filter(|item| !is_skipped(item.id)) {
             if item.when.is_some_and(|path| system.look(path).is_none()) {
                 continue;
             }
+            if matches!(item.action, Action::Free) {
+                freed = Some(system.free_blocks());
+                continue;
+            }
             let mut changed = 0;
             for (path, result) in work_off(system, &tree, item) {
                 match result {
                     Ok(count) => changed += count,
-                    Err(error) => findings.push(Finding::new(item.id, &path, &format!("could not be sealed: {error}"))),
+                    Err(error) => findings.push(finding(item.id, &path, &format!("could not be sealed: {error}"))),
                 }
             }
             sealed.push(Sealed { id: item.id, changed });
         }
     }
     if options.verify {
-        findings.extend(verify::look(system, &is_skipped, &options.permit));
+        findings.extend(verify::look(system, &is_skipped, &options.permit, &[]));
     }
     let cause = findings.first().map(|finding| finding.message.clone());
     let verdict = if cause.is_some() { Verdict::Failed } else { Verdict::Passed };
     let skipped = CHECKLIST.iter().filter(|item| is_skipped(item.id));
     let skipped = skipped.map(|item| Skipped { id: item.id, why: item.why }).collect();
     let permitted = options.permit.clone();
-    Report { schema: 1, verdict, cause, sealed, skipped, permitted, verified: options.verify, findings }
+    Report { schema: 1, verdict, cause, sealed, skipped, permitted, freed, verified: options.verify, findings }
 }
 
 /// Does what an entry says to all that it names, and goes on after an error.
 fn work_off(system: &System, tree: &Tree<'_>, item: &Item) -> Vec<(String, std::io::Result<u64>)> {
     let is_kept = |found: &Found| item.keep.iter().any(|keep| pattern::names(keep, &found.path));
     match item.action {
-        // The two work on a file that must be there afterwards.
+        // A file that must be there afterwards.
         Action::Blank => item.paths.iter().map(|path| ((*path).to_owned(), blank(system, path))).collect(),
-        Action::Unname => item.paths.iter().map(|path| ((*path).to_owned(), unname(system, path))).collect(),
+        Action::Free => Vec::new(),
+        Action::Edit(change) => {
+            let files = item.paths.iter().flat_map(|path| tree.find(path)).filter(|found| found.kind == Kind::File);
+            files.map(|found| (found.path.clone(), edit(system, &found, change))).collect()
+        }
         Action::Remove | Action::Logs | Action::Parts => {
-            let parts = if item.action == Action::Parts { parts(system, tree) } else { Vec::new() };
-            let is_kept = |found: &Found| is_kept(found) || item.action == Action::Parts && !is_part(found, &parts);
+            let of_parts = matches!(item.action, Action::Parts);
+            let parts = if of_parts { parts(system, tree) } else { Vec::new() };
+            let is_kept = |found: &Found| is_kept(found) || of_parts && !is_part(found, &parts);
             let found = item.paths.iter().flat_map(|path| tree.find(path)).filter(|found| !is_kept(found));
             let act = |found: Found| {
                 let result = match (item.action, found.kind) {
@@ -194,41 +211,12 @@ fn is_put_aside(path: &str) -> bool {
     name.rsplit_once('-').is_some_and(|(_, last)| digits(last) && last.len() >= 8)
 }
 
-fn unname(system: &System, path: &str) -> std::io::Result<u64> {
-    let Some(found) = system.look(path).filter(|found| found.kind == Kind::File) else {
-        return Ok(0);
-    };
-    let name = system.read_text("/etc/hostname").unwrap_or_default();
-    let name = name.trim().split('.').next().unwrap_or_default().to_owned();
-    let text = String::from_utf8_lossy(&system.head(path, found.size)?).into_owned();
-    match without_name(&text, &name) {
-        Some(changed) => system.write(path, changed, FileOptions::default()).map(|()| 1),
+fn edit(system: &System, found: &Found, change: fn(&System, &str) -> Option<String>) -> std::io::Result<u64> {
+    let text = String::from_utf8_lossy(&system.head(&found.path, found.size)?).into_owned();
+    match change(system, &text) {
+        Some(changed) => system.write(&found.path, changed, FileOptions::default()).map(|()| 1),
         None => Ok(0),
     }
-}
-
-/// The text of /etc/hosts without a machine's name, short and full; none if it is not in it.
-fn without_name(text: &str, name: &str) -> Option<String> {
-    if name.is_empty() || name == "localhost" {
-        return None;
-    }
-    let is_own = |host: &str| host.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-    let mut changed = String::new();
-    for line in text.lines() {
-        let entry = line.split('#').next().unwrap_or_default();
-        let mut fields = entry.split_whitespace();
-        let (address, hosts) = (fields.next(), fields.collect::<Vec<_>>());
-        let others: Vec<&str> = hosts.iter().copied().filter(|host| !is_own(host)).collect();
-        match address {
-            Some(address) if others.len() < hosts.len() => {
-                if !others.is_empty() {
-                    changed.push_str(&format!("{address} {}\n", others.join(" ")));
-                }
-            }
-            _ => changed.push_str(&format!("{line}\n")),
-        }
-    }
-    (changed.trim_end() != text.trim_end()).then_some(changed)
 }
 
 #[cfg(test)]
@@ -245,7 +233,7 @@ mod tests {
             "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQ\n",
         ),
         ("/etc/ssh/sshd_config", "Port 22\n"),
-        ("/etc/shadow", "root:!::\n"),
+        ("/etc/shadow", "root:$6$salt$hash:1::::::\n"),
         ("/etc/shadow-", "root:old::\n"),
         ("/root/.ssh/authorized_keys", "ssh-ed25519 AAAA packer_temporary\n"),
         ("/home/admin/.ssh/authorized_keys", "ssh-ed25519 AAAA packer_temporary\n"),
@@ -264,7 +252,7 @@ mod tests {
             "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEAabcdefghijklmnop\n",
         ),
         ("/var/lib/systemd/random-seed", "x"),
-        ("/tmp/script_1.sh", "password=1\n"),
+        ("/tmp/script_1.sh", "token=ghp_a1B2c3D4a1B2c3D4a1B2c3D4a1B2c3D4a1B2\n"),
         ("/tmp/systemd-private-1-ntp/tmp/x", "x"),
         ("/usr/lib/kiln/agent", "program"),
     ];
@@ -335,7 +323,7 @@ mod tests {
         for (path, text) in BAKED {
             assert_eq!(system.read_text(path).unwrap(), *text, "{path}");
         }
-        let mut rules: Vec<_> = report.findings.iter().map(|finding| finding.rule).collect();
+        let mut rules: Vec<_> = report.findings.iter().map(|finding| finding.rule.as_str()).collect();
         rules.dedup();
         assert_eq!(rules, verify::RULES.iter().map(|rule| rule.id).collect::<Vec<_>>(), "{:?}", report.findings);
     }
@@ -353,6 +341,34 @@ mod tests {
         let permit = vec!["/root/dep*".to_owned()];
         let report = run(&system, &Options { verify: true, permit: permit.clone(), ..Options::default() });
         assert_eq!((report.verdict, report.permitted), (Verdict::Passed, permit));
+    }
+
+    /// A path that a pattern of the checklist names.
+    fn planted(pattern: &str) -> String {
+        let path = pattern.replacen("~/", "/home/admin/", 1).replace("/**", "/deep/er").replace('*', "x");
+        if pattern.ends_with("/**") { path + "/file.1" } else { path }
+    }
+
+    #[test]
+    fn a_secret_in_any_place_of_the_checklist_is_found_there_and_gone_when_it_is_sealed() {
+        let key = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQ\n";
+        // Gone with the machine, or a folder of indexes alone.
+        let not_looked_at = |path: &str| path.starts_with("/run/") || path.starts_with("/var/lib/apt/");
+        for item in CHECKLIST.iter().filter(|item| matches!(item.action, Action::Remove | Action::Logs)) {
+            for path in item.paths.iter().map(|pattern| planted(pattern)) {
+                let tree = tempfile::tempdir().unwrap();
+                let system = System::new(tree.path());
+                system.write("/etc/passwd", BAKED[0].1, FileOptions::default()).unwrap();
+                system.write("/usr/bin/cloud-init", "", FileOptions::default()).unwrap();
+                system.write(&path, key, FileOptions::default()).unwrap();
+                let look = Options { verify: true, ..Options::default() };
+                let found = run(&system, &look).cause.unwrap_or_default();
+                assert!(not_looked_at(&path) || found.starts_with(&format!("{path}: ")), "{} {path}: {found}", item.id);
+                let sealed = run(&system, &Options { seal: true, ..look });
+                assert_eq!(sealed.findings, [], "{} {path}", item.id);
+                assert!(!system.read_text(&path).is_ok_and(|text| text.contains("PRIVATE")), "{} {path}", item.id);
+            }
+        }
     }
 
     #[test]
@@ -392,20 +408,6 @@ mod tests {
         assert_eq!(report.findings.len(), 1, "{report:?}");
         assert_eq!(report.findings[0].rule, "machine-id");
         assert_eq!(system.read_text("/var/log/syslog").unwrap(), "");
-    }
-
-    #[test]
-    fn names_of_the_machine_leave_hosts_and_others_stay() {
-        for (text, name, expected) in [
-            ("127.0.0.1 localhost web\n", "web", Some("127.0.0.1 localhost\n")),
-            ("127.0.1.1 web.a.org web # mine\n::1 localhost\n", "web", Some("::1 localhost\n")),
-            ("10.0.0.1 web2 webby\n", "web", None),
-            ("# web\n", "web", None),
-            ("127.0.0.1 localhost\n", "localhost", None),
-            ("127.0.0.1 localhost\n", "", None),
-        ] {
-            assert_eq!(without_name(text, name).as_deref(), expected, "{text}");
-        }
     }
 
     #[test]

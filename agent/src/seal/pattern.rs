@@ -49,7 +49,14 @@ impl<'a> Tree<'a> {
             return;
         };
         if *part == "**" {
-            return self.below(if folder.is_empty() { "/" } else { folder }, &mut |file| found.push(file));
+            let fits =
+                |path: &str| rest.first().is_none_or(|name| matches(name, path.rsplit('/').next().unwrap_or(path)));
+            let mut each = |file: Found| {
+                if fits(&file.path) {
+                    found.push(file);
+                }
+            };
+            return self.below(if folder.is_empty() { "/" } else { folder }, &mut each);
         }
         let candidates = if part.contains('*') {
             let mut inside = self.system.children(if folder.is_empty() { "/" } else { folder });

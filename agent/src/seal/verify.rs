@@ -5,32 +5,20 @@
 
 use std::collections::BTreeSet;
 
-use serde::Serialize;
+use kiln_schema::paths;
+use kiln_schema::seal::Finding;
 
 use super::checklist::CHECKLIST;
+use super::edits::usable_password;
 use super::pattern::Tree;
-use kiln_schema::paths;
-
+use crate::ssh::PublicKey;
 use crate::system::{Kind, System};
 
-/// Something that must not be in an image and is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// The rule that found it, or the entry of the checklist that could not be worked off.
-    pub rule: &'static str,
-    /// The file.
-    pub path: String,
-    /// One sentence that names the file and not its content.
-    pub message: String,
-}
-
-impl Finding {
-    /// A finding about a file.
-    pub fn new(rule: &'static str, path: &str, what: &str) -> Self {
-        // The system's errors name their path already.
-        let message = if what.contains(path) { what.to_owned() } else { format!("{path}: {what}") };
-        Finding { rule, path: path.to_owned(), message }
-    }
+/// A finding about a file.
+pub fn finding(rule: &str, path: &str, what: &str) -> Finding {
+    // The system's errors name their path already.
+    let message = if what.contains(path) { what.to_owned() } else { format!("{path}: {what}") };
+    Finding { rule: rule.to_owned(), path: path.to_owned(), message }
 }
 
 /// One rule.
@@ -45,23 +33,28 @@ enum Look {
     /// At the beginning of every file in [`SCANNED`]: what it holds.
     Content(fn(&[u8]) -> Option<&'static str>),
     /// At what it knows of. Skipping the named entry of the checklist permits what it finds.
-    Machine(&'static str, fn(&System, &Tree<'_>) -> Vec<(String, &'static str)>),
+    Machine(&'static str, fn(&System, &Tree<'_>, &[PublicKey]) -> Places),
 }
+
+/// Files, and what is wrong with each.
+type Places = Vec<(String, &'static str)>;
 
 /// Every rule.
 pub static RULES: &[Rule] = &[
     Rule { id: "private-key", look: Look::Content(private_key) },
     Rule { id: "aws-access-key", look: Look::Content(aws_access_key) },
+    Rule { id: "access-token", look: Look::Content(access_token) },
     Rule { id: "ssh-host-keys", look: Look::Machine("ssh-host-keys", host_keys) },
     Rule { id: "authorized-keys", look: Look::Machine("authorized-keys", authorized_keys) },
+    Rule { id: "passwords", look: Look::Machine("passwords", passwords) },
+    Rule { id: "tool-secrets", look: Look::Machine("tool-secrets", tool_secrets) },
     Rule { id: "machine-id", look: Look::Machine("machine-id", machine_id) },
     Rule { id: "shell-history", look: Look::Machine("shell-history", history) },
     Rule { id: "agent-state", look: Look::Machine("agent-state", agent_state) },
 ];
 
 /// Where people and programs leave secrets.
-const SCANNED: &[&str] =
-    &["/root", "/home", "/etc", "/srv", "/opt", "/var/lib", "/var/www", "/usr/local", "/tmp", "/var/tmp"];
+const SCANNED: &[&str] = &["/root", "/home", "/etc", "/srv", "/opt", "/var", "/usr/local", "/tmp"];
 /// What holds no secrets: public certificates, the package manager's lists, and a key that nobody trusts
 /// (see the checklist).
 const PUBLIC: &[&str] = &["/etc/ssl/certs", "/var/lib/dpkg", "/var/lib/apt", "/etc/ssl/private/ssl-cert-snakeoil.key"];
@@ -71,8 +64,8 @@ const SCAN_BYTES: u64 = 1024 * 1024;
 const HEAD_BYTES: u64 = 64 * 1024;
 
 /// Looks for what must not be in an image, rule by rule. `permit` are patterns of files which may hold
-/// what looks like a secret.
-pub fn look(system: &System, is_skipped: &dyn Fn(&str) -> bool, permit: &[String]) -> Vec<Finding> {
+/// what looks like a secret, and `own` the keys that this instance was started with.
+pub fn look(system: &System, is_skipped: &dyn Fn(&str) -> bool, permit: &[String], own: &[PublicKey]) -> Vec<Finding> {
     let tree = Tree::new(system);
     // What a skipped entry would have removed may stay, whatever it holds.
     let skipped = CHECKLIST.iter().filter(|item| is_skipped(item.id)).flat_map(|item| item.paths);
@@ -83,11 +76,11 @@ pub fn look(system: &System, is_skipped: &dyn Fn(&str) -> bool, permit: &[String
         if let Look::Machine(entry, look) = rule.look
             && !is_skipped(entry)
         {
-            findings.extend(look(system, &tree).iter().map(|(path, what)| Finding::new(rule.id, path, what)));
+            findings.extend(look(system, &tree, own).iter().map(|(path, what)| finding(rule.id, path, what)));
         }
     }
-    let place = |id: &str| RULES.iter().position(|rule| rule.id == id);
-    findings.sort_by(|a, b| place(a.rule).cmp(&place(b.rule)).then_with(|| a.path.cmp(&b.path)));
+    let place = |id: &String| RULES.iter().position(|rule| rule.id == id);
+    findings.sort_by(|a, b| place(&a.rule).cmp(&place(&b.rule)).then_with(|| a.path.cmp(&b.path)));
     findings
 }
 
@@ -111,7 +104,7 @@ fn contents(system: &System, tree: &Tree<'_>, permitted: &BTreeSet<String>) -> V
                 && !is_permitted(&path)
                 && !is_shipped(system, &path)
             {
-                findings.push(Finding::new(rule.id, &path, what));
+                findings.push(finding(rule.id, &path, what));
             }
         }
     };
@@ -125,7 +118,7 @@ fn contents(system: &System, tree: &Tree<'_>, permitted: &BTreeSet<String>) -> V
 /// to the whole world. Packages bring files to /etc as well, which people fill in, and to the other places none.
 fn is_shipped(system: &System, path: &str) -> bool {
     const LISTS: &str = "/var/lib/dpkg/info";
-    if !path.starts_with("/var/lib/") && !path.starts_with("/opt/") {
+    if !path.starts_with("/var/") && !path.starts_with("/opt/") {
         return false;
     }
     let lists = system.list(LISTS).unwrap_or_default();
@@ -185,6 +178,35 @@ fn aws_access_key(bytes: &[u8]) -> Option<&'static str> {
     found.then_some("the id of an AWS access key is left in the image")
 }
 
+/// How access tokens of services begin that mark theirs, and what a token has at least behind that.
+const TOKENS: &[(&str, usize)] = &[
+    ("ghp_", 36),
+    ("gho_", 36),
+    ("ghu_", 36),
+    ("ghs_", 36),
+    ("ghr_", 36),
+    ("github_pat_", 60),
+    ("glpat-", 20),
+    ("xoxb-", 20),
+    ("xoxp-", 20),
+    ("hvs.", 24),
+    ("npm_", 36),
+    ("pypi-AgE", 50),
+    ("sk_live_", 24),
+];
+
+/// A token that says by its beginning which service it opens.
+fn access_token(bytes: &[u8]) -> Option<&'static str> {
+    let inner = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    let found = TOKENS.iter().any(|(start, length)| {
+        places(bytes, start.as_bytes()).any(|at| {
+            let alone = at.checked_sub(1).is_none_or(|before| !inner(&bytes[before]));
+            alone && bytes[at + start.len()..].iter().take_while(|byte| inner(byte)).count() >= *length
+        })
+    });
+    found.then_some("an access token is left in the image")
+}
+
 /// Where a needle stands, from the front.
 fn places<'a>(hay: &'a [u8], needle: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
     let mut from = 0;
@@ -203,45 +225,63 @@ fn places<'a>(hay: &'a [u8], needle: &'a [u8]) -> impl Iterator<Item = usize> + 
     })
 }
 
-fn host_keys(system: &System, _: &Tree<'_>) -> Vec<(String, &'static str)> {
+fn host_keys(system: &System, _: &Tree<'_>, _: &[PublicKey]) -> Places {
     let inside = system.children("/etc/ssh").into_iter().map(|found| found.path);
     let keys = inside.filter(|path| path.contains("ssh_host_") && path.contains("_key"));
     keys.map(|path| (path, "an SSH host key is left in the image")).collect()
 }
 
 /// Keys for logging in, in any file of that name: also one put aside, as `authorized_keys.old`.
-fn authorized_keys(system: &System, tree: &Tree<'_>) -> Vec<(String, &'static str)> {
+fn authorized_keys(system: &System, tree: &Tree<'_>, own: &[PublicKey]) -> Places {
     let folders = tree.homes.iter().map(|home| format!("{home}/.ssh"));
     let files = folders.flat_map(|folder| system.children(&folder)).filter(|found| found.kind == Kind::File);
     let named = files.map(|found| found.path).filter(|path| path.contains("/authorized_keys"));
     named
-        .filter(|path| has_lines(system, path))
+        .filter(|path| lets_in(system, path, own))
         .map(|path| (path, "it lets somebody log in to every instance"))
         .collect()
 }
 
-fn has_lines(system: &System, path: &str) -> bool {
+/// Whether a file has a line that is none of these keys.
+fn lets_in(system: &System, path: &str, own: &[PublicKey]) -> bool {
+    let is_own =
+        |line: &str| PublicKey::parse(line).is_ok_and(|key| own.iter().any(|own| own.material == key.material));
     // One that cannot be read is not known to be empty.
     system.head(path, HEAD_BYTES).map_or(true, |bytes| {
-        String::from_utf8_lossy(&bytes).lines().map(str::trim).any(|line| !line.is_empty() && !line.starts_with('#'))
+        let text = String::from_utf8_lossy(&bytes);
+        text.lines().map(str::trim).any(|line| !line.is_empty() && !line.starts_with('#') && !is_own(line))
     })
+}
+
+fn passwords(system: &System, _: &Tree<'_>, _: &[PublicKey]) -> Places {
+    let open =
+        |path: &&str| system.read_text(path).is_ok_and(|text| text.lines().any(|l| usable_password(l).is_some()));
+    let files = ["/etc/passwd", "/etc/shadow"].into_iter().filter(open);
+    files.map(|path| (path.to_owned(), "an account in it has a password that every instance would share")).collect()
+}
+
+/// By their names, since what is in them may look like nothing: the list is the one that sealing works off.
+fn tool_secrets(_: &System, tree: &Tree<'_>, _: &[PublicKey]) -> Places {
+    let paths = CHECKLIST.iter().filter(|item| item.id == "tool-secrets").flat_map(|item| item.paths);
+    let found = paths.flat_map(|path| tree.find(path));
+    found.map(|found| (found.path, "credentials are left in the image")).collect()
 }
 
 /// An empty file is what systemd fills at the first boot. `uninitialized` makes it ask questions on the
 /// console of an image without a locale, and without the file a read-only root has nowhere to put one.
-fn machine_id(system: &System, _: &Tree<'_>) -> Vec<(String, &'static str)> {
+fn machine_id(system: &System, _: &Tree<'_>, _: &[PublicKey]) -> Places {
     const PATHS: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
     let filled = |path: &&&str| system.look(path).is_some_and(|found| found.kind == Kind::File && found.size > 0);
     PATHS.iter().filter(filled).map(|path| ((*path).to_owned(), "it is not empty: instances would share it")).collect()
 }
 
-fn history(system: &System, tree: &Tree<'_>) -> Vec<(String, &'static str)> {
+fn history(system: &System, tree: &Tree<'_>, _: &[PublicKey]) -> Places {
     let files = tree.homes.iter().flat_map(|home| system.children(home));
     let files = files.filter(|found| found.kind == Kind::File && found.size > 0 && found.path.ends_with("_history"));
     files.map(|found| (found.path, "commands that were typed are left in the image")).collect()
 }
 
-fn agent_state(system: &System, _: &Tree<'_>) -> Vec<(String, &'static str)> {
+fn agent_state(system: &System, _: &Tree<'_>, _: &[PublicKey]) -> Places {
     const LEFT: &str = "the agent's state is left in the image: handlers that ran would not run again";
     // Scripts in the folders are what the image brings; those of user-data are in the instance's own.
     let left = system.children(paths::STATE).into_iter().filter(|found| !paths::SCRIPTS.contains(&found.path.as_str()));
@@ -292,6 +332,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn access_tokens_are_found_by_how_they_begin() {
+        for (text, found) in [
+            (format!("token: ghp_{}", "a1B2".repeat(9)), true),
+            (format!("GITLAB=glpat-{}\n", "x".repeat(20)), true),
+            (format!("https://me:github_pat_{}@x", "a1_B".repeat(15)), true),
+            ("ghp_short".to_owned(), false),
+            (format!("my_ghp_{}", "a1B2".repeat(9)), false),
+            ("a token begins with ghp_ or glpat-".to_owned(), false),
+        ] {
+            assert_eq!(access_token(text.as_bytes()).is_some(), found, "{text}");
+        }
+    }
+
     fn found_in(files: &[(&str, &str)]) -> Vec<String> {
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
@@ -299,7 +353,7 @@ mod tests {
             system.write(path, text, FileOptions::default()).unwrap();
         }
         system.link("/root/link", "/outside/key").unwrap();
-        look(&system, &|_| false, &[]).into_iter().map(|finding| finding.message).collect()
+        look(&system, &|_| false, &[], &[]).into_iter().map(|finding| finding.message).collect()
     }
 
     #[test]

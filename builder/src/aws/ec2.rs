@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use aws_config::{BehaviorVersion, Region};
-use aws_credential_types::Credentials;
+use aws_config::SdkConfig;
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::client::Waiters;
 use aws_sdk_ec2::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::{Filter, Image, Tag};
 
 use super::{Ami, Error, FindImages, ImageQuery, Reap, Run, Thing};
-use crate::packer::RUN_TAG;
+use crate::packer::{RUN_TAG, key_pairs};
 
 /// How long an image may take to become available: a large volume's snapshot takes that long.
 const AVAILABLE: Duration = Duration::from_secs(3600);
@@ -24,24 +23,8 @@ pub struct Ec2 {
 }
 
 impl Ec2 {
-    /// A client for a region and, other than AWS's own, an address. Credentials come from the pairs of
-    /// the environment given, or as every AWS tool finds them.
-    pub async fn new(region: Option<&str>, endpoint: Option<&str>, environment: &[(String, String)]) -> Ec2 {
-        let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12());
-        if let Some(region) = region {
-            loader = loader.region(Region::new(region.to_owned()));
-        }
-        if let Some(endpoint) = endpoint {
-            loader = loader.endpoint_url(endpoint);
-        }
-        let variable = |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-        if let (Some(id), Some(secret)) = (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY")) {
-            loader = loader.credentials_provider(Credentials::new(id, secret, None, None, "lab"));
-        }
-        let config = loader.load().await;
-        let region = config.region().map(ToString::to_string);
-        let at = endpoint.map(str::to_owned).or(region).unwrap_or_else(|| "no region".to_owned());
-        Ec2 { client: Client::new(&config), at }
+    pub(super) fn from(config: &SdkConfig, at: String) -> Ec2 {
+        Ec2 { client: Client::new(config), at }
     }
 
     /// The region the client ended up with.
@@ -78,13 +61,23 @@ impl Ec2 {
         R: std::fmt::Debug + 'static,
         SdkError<E, R>: ProvideErrorMetadata,
     {
-        let reason = match (ProvideErrorMetadata::code(error), ProvideErrorMetadata::message(error)) {
-            (Some(code), Some(message)) => format!("{code}: {message}"),
-            (Some(code), None) => code.to_owned(),
-            _ => plain(&DisplayErrorContext(error).to_string()),
-        };
-        Error { call, at: self.at.clone(), reason }
+        refused(&self.at, call, error)
     }
+}
+
+/// A call that failed, as a sentence can say it.
+pub(super) fn refused<E, R>(at: &str, call: &'static str, error: &SdkError<E, R>) -> Error
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+    R: std::fmt::Debug + 'static,
+    SdkError<E, R>: ProvideErrorMetadata,
+{
+    let reason = match (ProvideErrorMetadata::code(error), ProvideErrorMetadata::message(error)) {
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        (Some(code), None) => code.to_owned(),
+        _ => plain(&DisplayErrorContext(error).to_string()),
+    };
+    Error { call, at: at.to_owned(), reason }
 }
 
 /// The SDK's chain of causes without the debug form behind it.
@@ -150,11 +143,11 @@ impl Reap for Ec2 {
             let instances = page.reservations().iter().flat_map(|reservation| reservation.instances());
             things.extend(instances.filter_map(|instance| Some(Thing::Instance(instance.instance_id()?.to_owned()))));
         }
-        let keys = self.client.describe_key_pairs().filters(filter("key-name", &[run.id])).send().await;
+        let keys = self.client.describe_key_pairs().filters(filter("key-name", &key_pairs(run.id))).send().await;
         let keys = keys.map_err(|error| self.error("DescribeKeyPairs", &error))?;
         things.extend(keys.key_pairs().iter().filter_map(|key| Some(Thing::KeyPair(key.key_name()?.to_owned()))));
         let mut groups = vec![filter(&tagged, &[run.id])];
-        groups.extend(run.security_group.map(|name| filter("group-name", &[name])));
+        groups.extend(run.security_groups.iter().map(|name| filter("group-name", &[name])));
         for by in groups {
             let found = self.client.describe_security_groups().filters(by).send().await;
             let found = found.map_err(|error| self.error("DescribeSecurityGroups", &error))?;

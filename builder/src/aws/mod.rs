@@ -1,14 +1,22 @@
 //! The only AWS calls of the builder: a small trait per need, and [`Ec2`], which answers them all.
 
+mod copies;
+mod door;
 mod ec2;
+mod fleet;
 mod lease;
+mod parameters;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
+pub use copies::{Copied, Copies, Order, State};
+pub use door::Door;
 pub use ec2::Ec2;
 use ec2::filter;
+pub use fleet::{Fleet, Group, Groups, Instance, Scaling, Template, TemplateVersion};
 pub use lease::{Held, Leases};
+pub use parameters::{Parameters, Ssm, Version};
 
 /// An image as the API describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,12 +92,12 @@ impl fmt::Display for Thing {
 /// By what a bake's things are known.
 #[derive(Clone, Copy, Debug)]
 pub struct Run<'a> {
-    /// The value of the tag on its instances, and the name of its key pair.
+    /// The value of the tag on its instances; its key pairs are named after it.
     pub id: &'a str,
     /// The name of its image.
     pub image_name: &'a str,
-    /// The name of its security group, which not every version of packer tags.
-    pub security_group: Option<&'a str>,
+    /// The names of its security groups, which not every version of packer tags.
+    pub security_groups: &'a [String],
 }
 
 /// Finding and removing what a bake left.

@@ -76,6 +76,19 @@ pub enum Error {
     /// Asked to end before packer had started.
     #[error("interrupted by {0} before anything was made")]
     Interrupted(&'static str),
+    /// What must not be done as things stand.
+    #[error("{0}")]
+    Refused(String),
+    /// Asked to end before an image was in all regions.
+    #[error(
+        "interrupted by {name} before {id} was complete in every region; what was begun goes on there, and the next `kiln bake` or `kiln copy {id}` completes it"
+    )]
+    Cut {
+        /// The signal.
+        name: &'static str,
+        /// The image.
+        id: String,
+    },
     /// Packer ran and there is no image.
     #[error("{0}")]
     Failed(Box<Failure>),
@@ -104,8 +117,16 @@ impl std::fmt::Display for Failure {
 }
 
 impl Error {
-    pub(super) fn file(what: impl ToString, error: io::Error) -> Error {
+    pub(crate) fn file(what: impl ToString, error: io::Error) -> Error {
         Error::File { what: what.to_string(), error }
+    }
+
+    /// The one sentence that names the cause, without what else is told of a failure.
+    pub fn cause(&self) -> String {
+        match self {
+            Error::Failed(failure) => failure.cause.clone(),
+            other => other.to_string(),
+        }
     }
 
     /// Whether the command line is at fault.

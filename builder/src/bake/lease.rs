@@ -48,18 +48,22 @@ impl Lease {
             outcome = work => outcome,
             never = self.keep(api) => match never {},
         };
-        // If that fails it dies by itself.
-        let _ = api.release(&self.id).await;
+        self.release(api).await;
         outcome
     }
 
     /// Gives signs of life for ever. A sign that fails is no reason to stop: the next may come through.
-    async fn keep(&self, api: &impl Leases) -> Infallible {
+    pub async fn keep(&self, api: &impl Leases) -> Infallible {
         for number in 1_u64.. {
             sleep(RENEW).await;
             let _ = api.renew(&self.id, (SIGN, &number.to_string())).await;
         }
         std::future::pending().await
+    }
+
+    /// Lets it go. If that fails it dies by itself.
+    pub async fn release(&self, api: &impl Leases) {
+        let _ = api.release(&self.id).await;
     }
 }
 
@@ -119,7 +123,7 @@ async fn settle<A: Leases + Reap + FindImages>(api: &A, name: &str, dead: &Held)
         return Ok(Vec::new());
     }
     let passed = recover::passed(api, dead.tag(NAME)).await?;
-    let run = Run { id: dead.tag(RUN), image_name: dead.tag(NAME), security_group: None };
+    let run = Run { id: dead.tag(RUN), image_name: dead.tag(NAME), security_groups: &[] };
     let left = leftovers::remove(api, run, passed.as_deref()).await;
     api.release(&dead.id).await?;
     Ok(left)

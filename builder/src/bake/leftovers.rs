@@ -21,9 +21,13 @@ pub async fn remove(api: &impl Reap, run: Run<'_>, keep: Option<&str>) -> Vec<St
                 Thing::Image(..) => 3,
             });
             for thing in things {
+                let what = match thing {
+                    Thing::Image(..) => format!("nothing vouches for {thing}"),
+                    _ => format!("packer left {thing} behind"),
+                };
                 told.push(match api.remove(&thing).await {
-                    Ok(()) => format!("packer left {thing} behind; {REMOVED}"),
-                    Err(error) => format!("packer left {thing} behind, and it is still there: {error}"),
+                    Ok(()) => format!("{what}; {REMOVED}"),
+                    Err(error) => format!("{what}, and it is still there: {error}"),
                 });
             }
         }
@@ -66,7 +70,7 @@ mod tests {
     }
 
     fn told(things: Result<Vec<Thing>, ()>) -> (Vec<String>, Vec<String>) {
-        let run = Run { id: "run", image_name: "name", security_group: None };
+        let run = Run { id: "run", image_name: "name", security_groups: &[] };
         let cloud = Cloud { things, removed: RefCell::default() };
         let told = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(remove(&cloud, run, None));
         (told, cloud.removed.into_inner())

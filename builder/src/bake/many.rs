@@ -7,9 +7,11 @@ use futures_util::stream::FuturesUnordered;
 
 use super::progress::Progress;
 use super::session::Session;
-use super::{Baked, Error, one, recover};
+use super::{Baked, Error, one, recover, report};
+use crate::aws::Ami;
 use crate::images::graph::Graph;
 use crate::images::{Recipe, base};
+use crate::regions;
 use crate::system::process::Stop;
 
 /// Which images.
@@ -24,7 +26,7 @@ pub enum Wanted {
 }
 
 /// How many images came to which end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// They were made.
     pub baked: usize,
@@ -34,6 +36,30 @@ pub struct Summary {
     pub failed: usize,
     /// They were not tried.
     pub left_out: usize,
+    /// They are there, but not complete in every region of the target.
+    pub incomplete: usize,
+    /// What became of each, by its name in kiln.yaml, in the order in which they ended.
+    pub ends: Vec<(String, End)>,
+}
+
+impl Summary {
+    /// Whether every image that was asked for is there, in every region.
+    pub fn is_good(&self) -> bool {
+        self.failed + self.left_out + self.incomplete == 0
+    }
+}
+
+/// What became of one image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was made.
+    Baked(Ami),
+    /// It was there with the same inputs.
+    Unchanged(Ami),
+    /// There is none, and why.
+    Failed(String),
+    /// It was not tried, and why.
+    LeftOut(String),
 }
 
 /// Bakes what is out of date, at most `parallel` images at once. A failure stops what is built on it and
@@ -59,6 +85,8 @@ pub async fn bake(
     let mut ended: HashMap<&str, Option<Baked>> = HashMap::new();
     let asked: HashSet<&str> = waiting.iter().map(|recipe| recipe.name.as_str()).collect();
     let mut running = FuturesUnordered::new();
+    // Copies take long and need no machine of ours: whatever is built on an image does not wait for them.
+    let mut copying = FuturesUnordered::new();
     let mut summary = Summary::default();
     loop {
         let mut later = Vec::new();
@@ -68,13 +96,13 @@ pub async fn bake(
             let base = parent.map(|name| (name, ended.get(name)));
             match base {
                 _ if stopped.is_some() => {
-                    progress.left_out(&format!("interrupted by {}", stopped.unwrap_or_default()));
-                    summary.left_out += 1;
+                    let why = format!("interrupted by {}", stopped.unwrap_or_default());
+                    leave_out(recipe, why, &progress, &mut summary);
                     ended.insert(&recipe.name, None);
                 }
                 Some((name, Some(None))) => {
-                    progress.left_out(&format!("there is no new {name} to build it on"));
-                    summary.left_out += 1;
+                    let why = format!("there is no new {name} to build it on");
+                    leave_out(recipe, why, &progress, &mut summary);
                     ended.insert(&recipe.name, None);
                 }
                 Some((_, None)) => later.push(recipe),
@@ -87,42 +115,74 @@ pub async fn bake(
             }
         }
         waiting = later;
+        if running.is_empty() && copying.is_empty() {
+            if waiting.is_empty() {
+                return Ok(summary);
+            }
+            // Only while everything that waits was just left out.
+            continue;
+        }
         tokio::select! {
-            next = running.next() => match next {
-                Some((recipe, outcome, progress)) => {
-                    ended.insert(&recipe.name, told(outcome, &progress, &mut summary));
+            Some((recipe, outcome, progress)) = running.next() => {
+                let baked = told(recipe, outcome, &progress, &mut summary);
+                if let Some(baked) = &baked {
+                    copying.push(spread(session, recipe, baked.clone(), progress));
                 }
-                None if waiting.is_empty() => return Ok(summary),
-                // Only while everything that waits was just left out.
-                None => {}
-            },
+                ended.insert(&recipe.name, baked);
+            }
+            Some(complete) = copying.next() => summary.incomplete += usize::from(!complete),
             name = stop.requested(), if stopped.is_none() => stopped = Some(name),
         }
     }
 }
 
+/// Brings an image into every region of the target; answers whether it is complete there.
+async fn spread(session: &Session<'_>, recipe: &Recipe, baked: Baked, progress: Progress) -> bool {
+    let image = (baked.image.id.as_str(), baked.image.name.as_str());
+    let outcomes = regions::spread(&session.site, &session.journal, &recipe.name, image, &progress).await;
+    let written = outcomes.and_then(|outcomes| {
+        baked.report.as_ref().map_or(Ok(()), |folder| report::regions(folder, &outcomes))?;
+        Ok(outcomes.iter().all(|outcome| outcome.done.is_ok()))
+    });
+    written.unwrap_or_else(|error| {
+        progress.failed(&error);
+        false
+    })
+}
+
+/// Says that an image is not tried, and why, and counts it.
+fn leave_out(recipe: &Recipe, why: String, progress: &Progress, summary: &mut Summary) {
+    progress.left_out(&why);
+    summary.left_out += 1;
+    summary.ends.push((recipe.name.clone(), End::LeftOut(why)));
+}
+
 /// Says what came of an image and counts it.
-fn told(outcome: Result<Baked, Error>, progress: &Progress, summary: &mut Summary) -> Option<Baked> {
-    match outcome {
+fn told(recipe: &Recipe, outcome: Result<Baked, Error>, progress: &Progress, summary: &mut Summary) -> Option<Baked> {
+    let (end, baked) = match outcome {
         Ok(baked) => {
-            match &baked.report {
+            let end = match &baked.report {
                 Some(report) => {
                     progress.done(&baked.image.id, &baked.image.name, &report.display().to_string());
                     summary.baked += 1;
+                    End::Baked(baked.image.clone())
                 }
                 None => {
                     progress.reused(&baked.image.id, &baked.image.name);
                     summary.unchanged += 1;
+                    End::Unchanged(baked.image.clone())
                 }
-            }
-            Some(baked)
+            };
+            (end, Some(baked))
         }
         Err(error) => {
             progress.failed(&error);
             summary.failed += 1;
-            None
+            (End::Failed(error.cause()), None)
         }
-    }
+    };
+    summary.ends.push((recipe.name.clone(), end));
+    baked
 }
 
 /// The images that are asked for, parents first.

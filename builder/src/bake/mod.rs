@@ -5,19 +5,24 @@
 //! - `one`: a whole bake on one page: lease, plan, stage, packer, report, image or cause.
 //! - `plan`, `userdata`, `steps`, `stage`: what goes into the image, and the folder that packer gets.
 //! - `packer`, `watch`, `report`: the run, what it says, what came home.
+//! - `proof`: two instances of the new image, compared before it counts.
+//! - `record`, `sbom`: what the report says of the whole bake and of the packages in the image.
 //! - `lease`: one bake of an image at a time, on whatever machine.
 //! - `recover`, `leftovers`: what a bake left that failed or was killed.
 
 mod error;
-mod lease;
+pub(crate) mod lease;
 mod leftovers;
 pub mod many;
 mod one;
 mod packer;
 pub mod plan;
 pub mod progress;
+mod proof;
+mod record;
 mod recover;
 mod report;
+mod sbom;
 pub mod session;
 pub mod site;
 mod stage;

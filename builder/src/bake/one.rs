@@ -6,7 +6,7 @@ use super::plan::Plan;
 use super::progress::{Phase, Progress};
 use super::session::{Session, absolute};
 use super::watch::Watch;
-use super::{Baked, Error, Failure, lease, leftovers, packer, recover, report, stage};
+use super::{Baked, Error, Failure, lease, leftovers, packer, proof, record, recover, report, stage};
 use crate::aws::{Ami, Run};
 use crate::images::Recipe;
 use crate::images::base::{self, Standing};
@@ -126,11 +126,19 @@ async fn run_plan(
     stage::stage(plan, work)?;
     let (watch, ended) = packer::run(session, plan, work, folder, stop, progress).await?;
     report::unpack(work, folder)?;
-    match image(session, plan, &watch, &ended, work, folder).await {
-        Ok(id) => Ok(plan.image(id)),
+    record::bill_of_materials(plan, folder)?;
+    let made = image(session, plan, &watch, &ended, work, folder, stop, progress).await;
+    let security_groups = recover::security_groups(work, &plan.recipe.name);
+    let run = Run { id: &plan.run.id, image_name: &plan.run.image_name, security_groups: &security_groups };
+    record::write(plan, &made, watch.seal.as_ref(), &progress.timings(), folder)?;
+    match made {
+        Ok(id) => {
+            // Packer has cleaned up as it should; the API has the last word on two instances.
+            let left = leftovers::remove(&session.site.ec2, run, Some(&id)).await;
+            left.iter().for_each(|sentence| progress.say(sentence));
+            Ok(plan.image(id))
+        }
         Err((cause, tail)) => {
-            let security_group = watch.security_group.as_deref();
-            let run = Run { id: &plan.run.id, image_name: &plan.run.image_name, security_group };
             let left = leftovers::remove(&session.site.ec2, run, None).await;
             let gone = if ended.stopped_by.is_some() && left.is_empty() { "; nothing of it is left" } else { "" };
             let cause = format!("{}: {cause}{gone}", plan.recipe.name);
@@ -140,6 +148,7 @@ async fn run_plan(
 }
 
 /// The id of the image, with the last word on it written; or why there is none.
+#[expect(clippy::too_many_arguments, reason = "a bake on one page")]
 async fn image(
     session: &Session<'_>,
     plan: &Plan,
@@ -147,22 +156,23 @@ async fn image(
     ended: &Ended,
     work: &Path,
     folder: &Path,
+    stop: &mut Stop,
+    progress: &Progress,
 ) -> Result<String, packer::Cause> {
+    let tags = entry(plan, String::new(), folder).tags;
     let id = match packer::judge(plan, watch, ended, work, folder) {
         Ok(id) => id,
         // Packer gives up on an image that takes long; the gate has vouched for it all the same.
         Err(cause) if ended.stopped_by.is_none() && watch.phase() >= Some(Phase::CreateImage) => {
-            let adopted =
-                recover::image(&session.site, &plan.run.image_name, &entry(plan, String::new(), folder).tags).await;
+            let adopted = recover::image(&session.site, &plan.run.image_name, &tags).await;
             adopted.ok().flatten().ok_or(cause)?
         }
         Err(cause) => return Err(cause),
     };
-    mark_passed(session, &id).await.map(|()| id)
-}
-
-/// The last word on an image: only with this tag is it a base for others, or the latest of its line.
-async fn mark_passed(session: &Session<'_>, id: &str) -> Result<(), packer::Cause> {
-    let tag = session.site.ec2.tag(id, &[(base::GATE_TAG, &recover::passed_now())]).await;
-    tag.map_err(|error| (format!("{id} was made and cannot be marked as passed: {error}"), vec![]))
+    if plan.recipe.prove {
+        proof::prove(session, plan, &id, work, folder, stop, progress).await?;
+    }
+    let marked = recover::mark_passed(&session.site, &id, &tags).await;
+    marked.map_err(|error| (format!("{id} was made and cannot be marked as passed: {error}"), vec![]))?;
+    Ok(id)
 }

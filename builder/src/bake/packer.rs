@@ -19,7 +19,10 @@ use crate::system::process::{Ended, Program, Stop};
 const FOREIGN: [&str; 5] =
     ["AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2"];
 
-/// Runs packer to its end; every line goes, without secrets, into the log of the report.
+/// Runs packer for the bake itself.
+///
+/// # Errors
+/// When it cannot be started or its log not be written.
 pub async fn run(
     session: &Session<'_>,
     plan: &Plan,
@@ -28,9 +31,30 @@ pub async fn run(
     stop: &mut Stop,
     progress: &Progress,
 ) -> Result<(Watch, Ended), Error> {
+    let mut watch = Watch::new(&plan.recipe.name);
+    let mut hear = |event: Option<&Event>| match event {
+        Some(event) => watch.see(event, progress),
+        None => watch.silence(progress),
+    };
+    let ended = follow(session, plan, work, &folder.join("packer.log"), stop, &mut hear).await?;
+    Ok((watch, ended))
+}
+
+/// Runs packer in a folder that has a template, to its end; every line goes, without secrets, into the log
+/// and to `hear`, which gets none when nothing has come for a moment.
+///
+/// # Errors
+/// When it cannot be started or its log not be written.
+pub async fn follow(
+    session: &Session<'_>,
+    plan: &Plan,
+    work: &Path,
+    log: &Path,
+    stop: &mut Stop,
+    hear: &mut dyn FnMut(Option<&Event>),
+) -> Result<Ended, Error> {
     let site = &session.site;
-    let log = folder.join("packer.log");
-    let mut log = LineLog::create(&log).map_err(|error| Error::file(log.display(), error))?;
+    let mut log = LineLog::create(log).map_err(|error| Error::file(log.display(), error))?;
     let secrets =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     // The lab's own key is no secret: it is in kiln's source.
@@ -42,9 +66,8 @@ pub async fn run(
     set.push(("PACKER_CACHE_DIR".to_owned(), work.join("cache").display().to_string()));
     let unset: &[&str] = if site.environment.is_empty() { &[] } else { &FOREIGN };
 
-    let mut watch = Watch::new(&plan.recipe.name);
-    let mut hear = |line: Option<String>| {
-        let Some(line) = line else { return watch.silence(progress) };
+    let mut each = |line: Option<String>| {
+        let Some(line) = line else { return hear(None) };
         for event in events::parse(&scrubber.clean(&line)) {
             let text = match &event {
                 Event::Say(text) | Event::Error(text) => text,
@@ -56,16 +79,15 @@ pub async fn run(
             if !text.trim().is_empty() {
                 let _ = log.line(&format!("{} {text}", Timestamp::now().strftime("%H:%M:%S")));
             }
-            watch.see(&event, progress);
+            hear(Some(&event));
         }
     };
     let output = work.join(names::OUTPUT);
     let program = Program { words: &words, folder: work, set: &set, unset, output: &output };
     // A packer that cannot be written down runs on: at worst a later bake finds what it made and not the process.
     let started = |packer| drop(session.journal.started(&plan.run.id, packer));
-    let ended = program.run(stop, started, &mut hear).await;
-    let ended = ended.map_err(|error| Error::file("cannot start packer", error))?;
-    Ok((watch, ended))
+    let ended = program.run(stop, started, &mut each).await;
+    ended.map_err(|error| Error::file("cannot start packer", error))
 }
 
 /// Why there is no image: a sentence, and the lines that tell more.
@@ -90,7 +112,7 @@ pub fn judge(plan: &Plan, watch: &Watch, ended: &Ended, work: &Path, folder: &Pa
         let reason = watch.reason.as_ref().or(watch.last_error.as_ref().filter(|_| before_scripts));
         let reason = reason.map_or_else(|| format!("packer ended with {}", ended.status), Clone::clone);
         return Err(match watch.phase() {
-            Some(Phase::Seal) => not_sealed(&tail()),
+            Some(Phase::Seal) => not_sealed(watch.seal.as_ref(), tail()),
             Some(Phase::Gate) => ("the gate did not come to its end".to_owned(), tail()),
             Some(Phase::Install | Phase::Provision) => (reason, tail()),
             _ => (reason, vec![]),
@@ -107,11 +129,18 @@ pub fn judge(plan: &Plan, watch: &Watch, ended: &Ended, work: &Path, folder: &Pa
     }
 }
 
-/// The agent's findings, one a line: `found RULE SENTENCE`.
-fn not_sealed(lines: &[String]) -> Cause {
-    let findings: Vec<_> = lines.iter().filter(|line| line.starts_with("found ")).cloned().collect();
+/// The agent's findings, or what it said where it gave no report.
+fn not_sealed(seal: Option<&serde_json::Value>, tail: Vec<String>) -> Cause {
+    let findings = seal.and_then(|seal| seal["findings"].as_array()).map(Vec::as_slice).unwrap_or_default();
+    let line = |finding: &serde_json::Value| {
+        let text = |key: &str| finding[key].as_str().unwrap_or_default().to_owned();
+        format!("found {:<20} {}", text("rule"), text("message"))
+    };
     match findings.len() {
-        0 => ("the image cannot be sealed".to_owned(), lines.to_vec()),
-        count => (format!("the image is not sealed: {count} found that must not be in it"), findings),
+        0 => ("the image cannot be sealed".to_owned(), tail),
+        count => {
+            let sentence = format!("the image is not sealed: {count} found that must not be in it");
+            (sentence, findings.iter().map(line).collect())
+        }
     }
 }

@@ -74,16 +74,18 @@ impl Plan {
             description: names::description(recipe, &base),
             tags: tags.clone(),
             run: run.id.clone(),
+            key_pair: run.id.clone(),
             region: site.region.clone(),
             api: site.api.clone(),
             base: base.id.clone(),
-            instance_type: recipe.instance_type.clone().unwrap_or_else(|| recipe.arch.instance_type().to_owned()),
+            instance_type: instance_type(recipe),
             ssh_username: recipe.ssh_username.clone(),
+            key: site.distribution.keys.get(&site.region).cloned(),
         };
         let template = Template {
-            builders: [machine.builder()],
+            builders: vec![machine.builder()],
             provisioners: steps::provisioners(&machine, recipe),
-            post_processors: [manifest()],
+            post_processors: vec![manifest()],
         };
         Ok(Plan { recipe: recipe.clone(), base, run, agent_deb, inputs, tags, documents, template })
     }
@@ -100,11 +102,20 @@ impl Plan {
         }
     }
 
+    /// What the image is baked and proved on.
+    pub fn instance_type(&self) -> String {
+        instance_type(&self.recipe)
+    }
+
     /// The template as packer gets it.
     pub fn template_json(&self) -> String {
         // Text keys and plain values alone: nothing in it can fail to be JSON.
         serde_json::to_string_pretty(&self.template).unwrap_or_default() + "\n"
     }
+}
+
+fn instance_type(recipe: &Recipe) -> String {
+    recipe.instance_type.clone().unwrap_or_else(|| recipe.arch.instance_type().to_owned())
 }
 
 /// The package to install: the one that was named, else the newest that was built here.
@@ -174,6 +185,9 @@ fn inputs(
     inputs.put("user-data", user_data);
     let mut settings = Content::of(documents.image.as_bytes());
     settings.add("environment", steps::environment(recipe).as_bytes());
+    // What the image's tags say of its weaknesses must be true of it.
+    let weaknesses = format!("{} {}", recipe.prove, names::skipped(&recipe.seal).unwrap_or_default());
+    settings.add("weaknesses", weaknesses.as_bytes());
     inputs.put("settings", settings);
     let mut kiln = Content::default();
     steps::scripts().for_each(|(name, text)| kiln.add(name, text.as_bytes()));
@@ -194,7 +208,7 @@ fn add_path(content: &mut Content, label: &str, path: &Path) -> Result<(), Error
 }
 
 /// Who runs this; under sudo, who called it.
-fn user() -> String {
+pub(crate) fn user() -> String {
     let own = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name);
     std::env::var("SUDO_USER").ok().or_else(own).unwrap_or_else(|| nix::unistd::getuid().to_string())
 }
@@ -244,9 +258,11 @@ mod tests {
             description: names::description(&recipe, &golden()),
             tags: names::tags(&recipe, &golden(), &circumstances()),
             run: "kiln-myapp-20261124T134418Z-5eed".into(),
+            key_pair: "kiln-myapp-20261124T134418Z-5eed".into(),
             region: "eu-west-1".into(),
             api,
             base: "ami-1".into(),
+            key: None,
             instance_type: "t3.small".into(),
             ssh_username: "admin".into(),
         };
@@ -262,9 +278,9 @@ mod tests {
             tags: machine.tags.clone(),
             documents: documents(&recipe, true),
             template: Template {
-                builders: [machine.builder()],
+                builders: vec![machine.builder()],
                 provisioners: steps::provisioners(&machine, &recipe),
-                post_processors: [manifest()],
+                post_processors: vec![manifest()],
             },
             recipe,
         }

@@ -1,12 +1,15 @@
 //! What a bake says while it runs: a line a phase, for a person or for a program.
 
+use std::cell::RefCell;
 use std::io::{self, Write};
+use std::rc::Rc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::Error;
 use super::many::Summary;
+use crate::regions::Outcome;
 
 /// The parts of a bake, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,11 +32,13 @@ pub enum Phase {
     CreateImage,
     /// Telling the API what it is.
     Tag,
+    /// Starting the image twice and comparing the two.
+    Prove,
 }
 
 impl Phase {
     /// Every phase.
-    pub const ALL: [Phase; 9] = [
+    pub const ALL: [Phase; 10] = [
         Phase::Resolve,
         Phase::Launch,
         Phase::Connect,
@@ -43,6 +48,7 @@ impl Phase {
         Phase::Seal,
         Phase::CreateImage,
         Phase::Tag,
+        Phase::Prove,
     ];
 
     /// The word a person reads.
@@ -57,6 +63,7 @@ impl Phase {
             Phase::Seal => "seal",
             Phase::CreateImage => "create image",
             Phase::Tag => "tag",
+            Phase::Prove => "prove",
         }
     }
 }
@@ -80,22 +87,41 @@ pub struct Progress {
     image: String,
     /// How wide the names of images are where several are baked; 0 for one alone.
     width: usize,
+    /// When each phase of this image began.
+    phases: Rc<RefCell<Vec<(Phase, Instant)>>>,
 }
 
 impl Progress {
     /// On standard output, with time counted from now.
     pub fn new(format: Format) -> Progress {
-        Progress { format, began: Instant::now(), image: String::new(), width: 0 }
+        Progress { format, began: Instant::now(), image: String::new(), width: 0, phases: Rc::default() }
     }
 
     /// Of one image, alone or among others with names at most `width` wide.
     pub fn of(&self, image: &str, width: usize) -> Progress {
-        Progress { image: image.to_owned(), width, ..self.clone() }
+        Progress { image: image.to_owned(), width, phases: Rc::default(), ..self.clone() }
     }
 
     /// A phase begins.
     pub fn phase(&self, phase: Phase, detail: &str) {
+        self.phases.borrow_mut().push((phase, Instant::now()));
         self.line(phase.name(), detail, json!({"event": "phase", "phase": phase.name(), "detail": detail}));
+    }
+
+    /// What each phase so far has taken, in milliseconds, in the order they began. One that began again, as
+    /// each script does, is told once.
+    pub fn timings(&self) -> Vec<(Phase, u64)> {
+        let phases = self.phases.borrow();
+        let mut timings: Vec<(Phase, u64)> = Vec::new();
+        for (index, (phase, began)) in phases.iter().enumerate() {
+            let end = phases.get(index + 1).map_or_else(Instant::now, |(_, next)| *next);
+            let took = u64::try_from(end.duration_since(*began).as_millis()).unwrap_or(u64::MAX);
+            match timings.last_mut() {
+                Some((last, before)) if last == phase => *before += took,
+                _ => timings.push((*phase, took)),
+            }
+        }
+        timings
     }
 
     /// Something new within a phase.
@@ -125,12 +151,30 @@ impl Progress {
         self.line("left out", why, json!({"event": "left out", "cause": why}));
     }
 
+    /// What became of the image in one region.
+    pub fn region(&self, outcome: &Outcome) {
+        let id = outcome.image.as_deref().unwrap_or("-");
+        let text = match &outcome.done {
+            Ok(done) => format!("{} {id} {}", outcome.region, done.name()),
+            Err(why) => format!("{} {id} failed: {why}", outcome.region),
+        };
+        let mut event = json!({"event": "region"});
+        if let (Some(event), Value::Object(outcome)) = (event.as_object_mut(), outcome.json()) {
+            event.extend(outcome);
+        }
+        self.line("region", &text, event);
+    }
+
     /// How it went with several images.
     pub fn summary(&self, summary: &Summary) {
-        let Summary { baked, unchanged, failed, left_out } = *summary;
-        let text = format!("{baked} baked, {unchanged} unchanged, {failed} failed, {left_out} left out");
+        let Summary { baked, unchanged, failed, left_out, incomplete, ends: _ } = summary;
+        let mut text = format!("{baked} baked, {unchanged} unchanged, {failed} failed, {left_out} left out");
+        if *incomplete > 0 {
+            text += &format!(", {incomplete} not in every region");
+        }
         let event = json!({
             "event": "summary", "baked": baked, "unchanged": unchanged, "failed": failed, "left_out": left_out,
+            "incomplete": incomplete,
         });
         self.line("", &text, event);
     }

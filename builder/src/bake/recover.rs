@@ -8,7 +8,7 @@ use kiln_schema::gate::Verdict;
 use super::progress::Progress;
 use super::session::Session;
 use super::site::Site;
-use super::{Error, lease, leftovers, report, watch};
+use super::{Error, lease, leftovers, proof, report, watch};
 use crate::aws::{self, FindImages, ImageQuery, Leases, Run};
 use crate::images::base;
 use crate::journal::Entry;
@@ -42,13 +42,14 @@ pub async fn all(session: &Session<'_>, progress: &Progress) -> Result<(), Error
 async fn settle(site: &Site, entry: &Entry) -> (Option<String>, String) {
     let work = entry.report.join(report::WORK);
     end_packer(entry.packer, &work).await;
-    let security_group = security_group(&work.join(names::OUTPUT), &entry.image);
+    let security_groups = security_groups(&work, &entry.image);
     // Without its report nobody knows what the gate said.
     let _ = report::unpack(&work, &entry.report);
-    let passed = report::read(&entry.report).is_some_and(|report| report.verdict == Verdict::Passed);
+    let gated = report::read(&entry.report).is_some_and(|report| report.verdict == Verdict::Passed);
+    let passed = gated && proof::stands(&entry.report, &entry.tags);
     let image = if passed { image(site, &entry.name, &entry.tags).await } else { Ok(None) };
     let kept = image.as_ref().ok().and_then(Option::as_deref);
-    let run = Run { id: &entry.run, image_name: &entry.name, security_group: security_group.as_deref() };
+    let run = Run { id: &entry.run, image_name: &entry.name, security_groups: &security_groups };
     if let Err(error) = &image {
         return (None, format!("its image cannot be looked for: {error}"));
     }
@@ -59,10 +60,10 @@ async fn settle(site: &Site, entry: &Entry) -> (Option<String>, String) {
     let _ = files::remove_dir(&work);
     let mut told = left;
     if let Some(id) = kept {
-        if let Err(error) = site.ec2.tag(id, &[(base::GATE_TAG, &passed_now())]).await {
+        if let Err(error) = mark_passed(site, id, &entry.tags).await {
             return (None, format!("{id} cannot be marked as passed: {error}"));
         }
-        told.push(format!("its image {id} had passed the gate and is kept"));
+        told.push(format!("its image {id} had passed and is kept"));
     } else if told.is_empty() {
         told.push("nothing of it was left".to_owned());
     }
@@ -74,9 +75,18 @@ async fn settle(site: &Site, entry: &Entry) -> (Option<String>, String) {
     (Some(kept.map_or_else(|| "reaped".to_owned(), |id| format!("adopted {id}"))), told.join("; "))
 }
 
-/// The value of the tag on an image that passed.
-pub fn passed_now() -> String {
-    format!("passed {}", jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"))
+/// The last word on an image: only with this is it a base for others, or the latest of its line. Its tags
+/// say whether somebody has proved it.
+///
+/// # Errors
+/// When the API refuses.
+pub async fn mark_passed(site: &Site, id: &str, tags: &[(String, String)]) -> Result<(), aws::Error> {
+    let passed = format!("passed {}", jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"));
+    let mut last = vec![(base::GATE_TAG, passed.as_str())];
+    if !proof::is_off(tags) {
+        last.push((base::PROOF_TAG, &passed));
+    }
+    site.ec2.tag(id, &last).await
 }
 
 /// The image of this name, available and with all its tags; none when there is no such image.
@@ -111,13 +121,21 @@ async fn end_packer(packer: Option<Identity>, work: &Path) {
         if let Some(packer) = packer {
             packer.end(CLEAN_UP);
         }
-        process::end_all_within(&work);
+        process::end_all_within(&work, "packer");
     });
     let _ = ended.await;
 }
 
-/// The name of the security group that packer announced, which not every version of it tags.
-fn security_group(output: &Path, image: &str) -> Option<String> {
-    let said = std::fs::read_to_string(output).ok()?;
-    said.lines().flat_map(events::parse).find_map(|event| watch::security_group(&event, image))
+/// The names of the security groups that packer announced in this folder, which not every version of it tags.
+pub fn security_groups(work: &Path, image: &str) -> Vec<String> {
+    let proof = work.join(proof::FOLDER);
+    let runs = [(work, vec![image.to_owned()]), (&proof, proof::builds(image).into())];
+    let mut found = Vec::new();
+    for (folder, builds) in runs {
+        let said = std::fs::read_to_string(folder.join(names::OUTPUT)).unwrap_or_default();
+        let events: Vec<_> = said.lines().flat_map(events::parse).collect();
+        let of = |build: &String| events.iter().find_map(|event| watch::security_group(event, build));
+        found.extend(builds.iter().filter_map(of));
+    }
+    found
 }

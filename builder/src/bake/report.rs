@@ -7,11 +7,15 @@ use kiln_schema::gate::{self, Report, Verdict};
 
 use super::{Error, Request};
 use crate::packer::template::files as names;
+use crate::regions::Outcome;
 use crate::system::files;
 use crate::system::tools::Tool;
 
 /// The folder in the report that packer works in. It is there as long as packer is, for its owner alone.
 pub const WORK: &str = "work";
+
+/// What became of the image in each region of the target.
+const REGIONS: &str = "regions.json";
 
 /// The folder of a bake's report.
 pub fn folder(request: &Request, image: &str, timestamp: &str) -> PathBuf {
@@ -36,6 +40,20 @@ pub fn unpack(work: &Path, folder: &Path) -> Result<bool, Error> {
     }
     let said = String::from_utf8_lossy(&answer.stderr).trim().to_owned();
     Err(Error::file(folder.display(), std::io::Error::other(said)))
+}
+
+/// Writes what became of the image in each region. Where there is one region alone there is nothing to say.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn regions(folder: &Path, outcomes: &[Outcome]) -> Result<(), Error> {
+    if outcomes.is_empty() {
+        return Ok(());
+    }
+    let all: Vec<_> = outcomes.iter().map(Outcome::json).collect();
+    let path = folder.join(REGIONS);
+    let text = serde_json::to_string_pretty(&all).unwrap_or_default() + "\n";
+    files::write(&path, text.as_bytes(), 0o644).map_err(|error| Error::file(path.display(), error))
 }
 
 /// What the gate found; none if no report came home.

@@ -56,12 +56,23 @@ pub fn environment(recipe: &Recipe) -> String {
         ("KILN_ROLE", recipe.role.clone().unwrap_or_default()),
         ("KILN_LAYER", recipe.layer.name().to_owned()),
         ("KILN_GATE_TIMEOUT", format!("{}s", recipe.gate_timeout.as_secs())),
+        ("KILN_SEAL", seal_options(recipe)),
     ];
     variables.iter().map(|(name, value)| format!("{name}={}\n", quoted(value))).collect()
 }
 
+/// What the seal is told to let pass, as the agent's own options. No word of it has a blank.
+pub fn seal_options(recipe: &Recipe) -> String {
+    let given = [("--skip", &recipe.seal.skip), ("--permit", &recipe.seal.permit)];
+    let words = given
+        .iter()
+        .filter(|(_, allowed)| !allowed.is_empty())
+        .flat_map(|(option, allowed)| std::iter::once(*option).chain(allowed.keys().map(String::as_str)));
+    words.collect::<Vec<_>>().join(" ")
+}
+
 /// A word that the shell takes as it is.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
@@ -75,7 +86,7 @@ mod tests {
         let recipe = Recipe { role: Some("it's $(x)".into()), ..recipe() };
         assert_eq!(
             environment(&recipe),
-            "KILN_IMAGE='myapp'\nKILN_ROLE='it'\\''s $(x)'\nKILN_LAYER='app'\nKILN_GATE_TIMEOUT='600s'\n"
+            "KILN_IMAGE='myapp'\nKILN_ROLE='it'\\''s $(x)'\nKILN_LAYER='app'\nKILN_GATE_TIMEOUT='600s'\nKILN_SEAL=''\n"
         );
     }
 

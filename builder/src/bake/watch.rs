@@ -55,8 +55,8 @@ pub struct Watch {
     pub failed: Option<String>,
     /// Packer's own reason for giving up.
     pub reason: Option<String>,
-    /// The name of the security group that packer made.
-    pub security_group: Option<String>,
+    /// The agent's report on the seal.
+    pub seal: Option<serde_json::Value>,
     /// The last thing that packer called an error.
     pub last_error: Option<String>,
     /// Images that were made: `(region, id)`.
@@ -74,7 +74,7 @@ impl Watch {
             failed: None,
             reason: None,
             last_error: None,
-            security_group: None,
+            seal: None,
             images: Vec::new(),
         }
     }
@@ -123,9 +123,7 @@ impl Watch {
 
     fn line(&mut self, line: &str, progress: &Progress) {
         let text = without_prefix(line, &self.build);
-        if let Some(name) = text.strip_prefix(SECURITY_GROUP) {
-            self.security_group = Some(name.trim().to_owned());
-        } else if let Some(marked) = text.strip_prefix(MARK) {
+        if let Some(marked) = text.strip_prefix(MARK) {
             self.marked(marked, progress);
         } else if let Some((_, phase)) = ANNOUNCEMENTS.iter().find(|(start, _)| text.starts_with(start)) {
             // Packer says some of these more than once.
@@ -154,6 +152,7 @@ impl Watch {
                 }
             }
             ("failed", sentence) => self.failed = Some(sentence.to_owned()),
+            ("seal", report) => self.seal = serde_json::from_str(report).ok(),
             _ => self.keep(text),
         }
     }
@@ -215,7 +214,9 @@ mod tests {
         let failed = watch(&recorded[..=end]);
         let reason = "Script exited with non-zero exit status: 3.Allowed exit codes are: [0]";
         assert_eq!(failed.reason.as_deref(), Some(reason));
-        assert_eq!(failed.security_group.as_deref(), Some("packer_6b05a218-c813-b71d-5d43-0ea65c28cf85"));
+        let group =
+            recorded[..=end].iter().flat_map(|line| parse(line)).find_map(|event| security_group(&event, "golden"));
+        assert_eq!(group.as_deref(), Some("packer_6b05a218-c813-b71d-5d43-0ea65c28cf85"));
         let succeeded = watch(&recorded[end + 1..]);
         assert_eq!(succeeded.phase(), Some(Phase::Tag));
         assert_eq!(succeeded.images, [("us-east-1".to_owned(), "ami-75b5dfd48877b5c08".to_owned())]);
@@ -241,6 +242,12 @@ mod tests {
         ]);
         let reason = "the instance did not start: Server.InsufficientInstanceCapacity: none left";
         assert_eq!(watch.reason.as_deref(), Some(reason));
+    }
+
+    #[test]
+    fn the_report_on_the_seal_is_read_although_packer_writes_commas_its_own_way() {
+        let watch = watch(&["1,,ui,message,    golden: ::kiln seal {\"schema\": 1%!(PACKER_COMMA) \"findings\": []}"]);
+        assert_eq!(watch.seal.unwrap()["schema"], 1);
     }
 
     #[test]

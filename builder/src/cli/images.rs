@@ -12,6 +12,8 @@ use crate::bake::Error;
 use crate::bake::progress::Format;
 use crate::bake::site::Site;
 use crate::images::{self, base};
+use crate::stages::rules::{STAGE_TAG, Stage};
+use crate::stages::{self, line};
 
 /// Arguments of `images`.
 #[derive(Debug, ClapArgs)]
@@ -19,6 +21,9 @@ pub struct Args {
     /// Whose images; without it, those of the default target of kiln.yaml
     #[arg(long, value_name = "TARGET")]
     target: Option<String>,
+    /// Only images in this stage
+    #[arg(long, value_enum)]
+    stage: Option<Stage>,
     /// What to print
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -29,19 +34,27 @@ pub struct Args {
 pub struct LatestArgs {
     /// The image, by its name in kiln.yaml
     image: String,
+    /// Not the newest that passed, but the one in this stage
+    #[arg(long, value_enum)]
+    stage: Option<Stage>,
+    /// The region whose id is asked for; without it, the one in which images are baked
+    #[arg(long, value_name = "REGION", requires = "stage")]
+    region: Option<String>,
     /// Where to look; without it, at the default target of kiln.yaml
     #[arg(long, value_name = "TARGET")]
     target: Option<String>,
 }
 
 /// The columns, by heading and tag. The first two and the last are no tags.
-const TAGS: [(&str, &str); 6] = [
+const TAGS: [(&str, &str); 8] = [
     ("LAYER", "layer"),
     ("ROLE", "role"),
     ("VERSION", "version"),
     ("ANCESTOR", "ancestor"),
-    ("STAGE", "stage"),
+    ("STAGE", STAGE_TAG),
     ("GATE", base::GATE_TAG),
+    ("PROOF", base::PROOF_TAG),
+    ("SEAL SKIPPED", base::SKIPPED_TAG),
 ];
 
 /// Lists the images that this program made. Exit 0, or 1 when the API does not answer.
@@ -49,7 +62,9 @@ pub fn run(file: &Path, args: &Args) -> ExitCode {
     let images = run_async(async {
         let file = images::load(file)?;
         let site = Site::open(file.target(args.target.as_deref())?).await?;
-        Ok(base::all(&site.ec2).await?)
+        let mut images = base::all(&site.ec2).await?;
+        images.retain(|image| args.stage.is_none_or(|stage| image.tag(STAGE_TAG) == stage.name()));
+        Ok(images)
     });
     finish(images.map(|images: Vec<Ami>| match args.format {
         Format::Text => print(&table(&images)),
@@ -57,20 +72,20 @@ pub fn run(file: &Path, args: &Args) -> ExitCode {
     }))
 }
 
-/// Prints the id of the newest image of a line that passed its gate. Exit 1 when there is none.
+/// Prints the id of the newest image of a line that passed its gate, or of the one in a stage. Exit 1 when there is none.
 pub fn latest(file: &Path, args: &LatestArgs) -> ExitCode {
     let found = run_async(async {
         let file = images::load(file)?;
         let recipe = file.image(&args.image)?;
         let site = Site::open(file.target(args.target.as_deref())?).await?;
-        base::latest(&site.ec2, &recipe.name).await?.ok_or_else(|| {
-            let (name, site) = (&recipe.name, &site.name);
-            Error::Name(format!(
-                "there is no image of {name} at {site} that passed its gate; bake it: kiln bake {name}"
-            ))
-        })
+        if let Some(stage) = args.stage {
+            return stages::current(&site, &recipe.name, stage, args.region.as_deref()).await;
+        }
+        let found = base::latest(&site.ec2, &recipe.name).await?;
+        let found = found.ok_or_else(|| Error::Refused(line::none_passed(&recipe.name, &site.name)));
+        found.map(|image| image.id)
     });
-    finish(found.map(|image: Ami| print(&format!("{}\n", image.id))))
+    finish(found.map(|id| print(&format!("{id}\n"))))
 }
 
 fn table(images: &[Ami]) -> String {
@@ -108,8 +123,14 @@ mod tests {
     use super::*;
 
     fn images() -> Vec<Ami> {
-        let tags =
-            [("layer", "golden"), ("version", "12"), ("stage", "candidate"), ("gate", "passed 2026-11-24T13:44:18Z")];
+        let tags = [
+            ("layer", "golden"),
+            ("version", "12"),
+            ("stage", "candidate"),
+            ("gate", "passed 2026-11-24T13:44:18Z"),
+            ("proof", "off"),
+            ("seal_skipped", "mail: a server"),
+        ];
         let tags = tags.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         let text = str::to_owned;
         vec![Ami {
@@ -125,8 +146,8 @@ mod tests {
     fn the_table_has_a_dash_for_what_an_image_lacks() {
         assert_eq!(
             table(&images()),
-            "NAME         ID     LAYER   ROLE  VERSION  ANCESTOR  STAGE      GATE                         CREATED\n\
-             golden-12.0  ami-1  golden  -     12       -         candidate  passed 2026-11-24T13:44:18Z  2026-11-24T13:44:18.000Z\n"
+            "NAME         ID     LAYER   ROLE  VERSION  ANCESTOR  STAGE      GATE                         PROOF  SEAL SKIPPED    CREATED\n\
+             golden-12.0  ami-1  golden  -     12       -         candidate  passed 2026-11-24T13:44:18Z  off    mail: a server  2026-11-24T13:44:18.000Z\n"
         );
         assert!(table(&[]).starts_with("no images yet"));
     }

@@ -13,10 +13,14 @@ use clap::{Parser, Subcommand};
 use crate::bake::Error;
 
 mod bake;
+mod canary;
+mod copy;
 mod deb;
 mod graph;
 mod images;
 mod manual;
+mod pipeline;
+mod stages;
 
 /// Exit code of a command line that cannot be understood (EX_USAGE of sysexits.h).
 pub const USAGE: u8 = 64;
@@ -38,6 +42,9 @@ pub struct Cli {
 pub enum Command {
     /// Make one image: launch its base, provision it, gate it, seal it
     Bake(bake::Args),
+    /// Bake and promote in one go, for whatever runs at night or on a commit
+    #[command(subcommand)]
+    Pipeline(pipeline::Command),
     /// Show which image is built on which
     Graph(graph::Args),
     /// Print the template that packer would get
@@ -46,6 +53,15 @@ pub enum Command {
     Images(images::Args),
     /// Print the id of an image's newest one that passed its gate
     Latest(images::LatestArgs),
+    /// Move an image on: from candidate to canary, from canary to production
+    Promote(stages::PromoteArgs),
+    /// Let some machines try an image before the others get it
+    #[command(subcommand)]
+    Canary(canary::Command),
+    /// Put the image back into production that was there before
+    Rollback(stages::RollbackArgs),
+    /// Complete an image in every region of the target
+    Copy(copy::Args),
     /// Build the .deb packages of the agent and of kiln itself from a checkout
     Deb(deb::Args),
     /// EC2 on this machine: bake and launch without an account
@@ -63,10 +79,15 @@ pub enum Command {
 pub fn run(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Bake(args) => bake::run(&cli.file, args),
+        Command::Pipeline(command) => pipeline::run(&cli.file, command),
         Command::Graph(args) => graph::run(&cli.file, args),
         Command::Template(args) => bake::template(&cli.file, args),
         Command::Images(args) => images::run(&cli.file, &args),
         Command::Latest(args) => images::latest(&cli.file, &args),
+        Command::Promote(args) => stages::promote(&cli.file, args),
+        Command::Canary(command) => canary::run(&cli.file, command),
+        Command::Rollback(args) => stages::rollback(&cli.file, args),
+        Command::Copy(args) => copy::run(&cli.file, args),
         Command::Deb(args) => deb::run(&args),
         Command::Lab(command) => kiln_lab::cli::run(command),
         Command::Man(args) => manual::pages(&args),

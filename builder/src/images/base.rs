@@ -10,6 +10,12 @@ pub const GATE_TAG: &str = "gate";
 /// Tag that every image of this program carries, and none of anybody else.
 pub const KEY_TAG: &str = "bake_key";
 
+/// The tag that says when two instances of the image were compared, or that nobody did.
+pub const PROOF_TAG: &str = "proof";
+
+/// The tag that says what the seal passed over, and why.
+pub const SKIPPED_TAG: &str = "seal_skipped";
+
 /// The tag that says what the key was made of.
 pub const INPUTS_TAG: &str = "bake_inputs";
 
@@ -37,7 +43,7 @@ pub enum Error {
 /// When none fits, with the query and what to do, and when the API does not answer.
 pub async fn resolve(api: &impl FindImages, recipe: &Recipe) -> Result<Ami, Error> {
     let query = query(recipe);
-    match newest(api.find_images(&query).await?) {
+    match newest(in_use(api.find_images(&query).await?)) {
         Some(base) => Ok(base),
         None => Err(Error::None { image: recipe.name.clone(), query, advice: advice(recipe) }),
     }
@@ -48,7 +54,7 @@ pub async fn resolve(api: &impl FindImages, recipe: &Recipe) -> Result<Ami, Erro
 /// # Errors
 /// When the API does not answer.
 pub async fn latest(api: &impl FindImages, name: &str) -> Result<Option<Ami>, aws::Error> {
-    Ok(newest(api.find_images(&made_by(name)).await?))
+    Ok(newest(in_use(api.find_images(&made_by(name)).await?)))
 }
 
 /// How an image that there is stands to one that would be made now.
@@ -128,6 +134,12 @@ fn made_by(name: &str) -> ImageQuery {
             ("state".into(), vec!["available".into()]),
         ],
     }
+}
+
+/// Without those that were rolled back or have had their day: nothing is to be built on them.
+fn in_use(mut images: Vec<Ami>) -> Vec<Ami> {
+    images.retain(|image| image.tag("stage") != "retired");
+    images
 }
 
 fn newest(images: Vec<Ami>) -> Option<Ami> {

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 use kiln_schema::diagnostic::{Diagnostic, Severity, nearest};
+use kiln_schema::seal::IDS;
 use kiln_schema::yaml::{Node, Place, Value};
 
+use super::names::{LONGEST_TAG, skipped};
 use super::types::{File, From, Image};
 use super::{Endpoint, Target};
 
@@ -14,11 +16,11 @@ const NAMED_OWNERS: [&str; 3] = ["self", "amazon", "aws-marketplace"];
 
 /// A step on the way from the root of the document to a value.
 #[derive(Clone, Copy)]
-enum Step<'a> {
+pub(super) enum Step<'a> {
     Key(&'a str),
     Item(usize),
 }
-use Step::{Item, Key};
+pub(super) use Step::{Item, Key};
 
 /// Collects what is wrong.
 pub(super) struct Checker<'a> {
@@ -51,6 +53,7 @@ impl<'a> Checker<'a> {
             self.base(name, image, file);
             self.inputs(name, image);
             self.user_data(name);
+            self.seal(name, image);
         }
     }
 
@@ -68,8 +71,8 @@ impl<'a> Checker<'a> {
                     continue;
                 }
             };
-            let region = target.region.as_ref().or(file.defaults.region.as_ref()).cloned();
-            let target = Target { name: name.clone(), endpoint, region };
+            let (region, distribution) = self.distribution(name, target, file.defaults.region.as_ref());
+            let target = Target { name: name.clone(), endpoint, region, distribution };
             checked.insert(name.clone(), target);
         }
         checked
@@ -99,8 +102,7 @@ impl<'a> Checker<'a> {
                     );
                 }
                 for (index, owner) in filter.owners.iter().enumerate() {
-                    let account = owner.len() == 12 && owner.bytes().all(|byte| byte.is_ascii_digit());
-                    if !account && !NAMED_OWNERS.contains(&owner.as_str()) {
+                    if !is_account(owner) && !NAMED_OWNERS.contains(&owner.as_str()) {
                         self.report(
                             &[ami[0], ami[1], ami[2], ami[3], Key("owners"), Item(index)],
                             format!(
@@ -161,6 +163,35 @@ impl<'a> Checker<'a> {
         }
     }
 
+    fn seal(&mut self, name: &str, image: &Image) {
+        let at = [Key("images"), Key(name), Key("seal")];
+        let seal = &image.seal;
+        for id in seal.skip.keys().filter(|id| !IDS.contains(&id.as_str())) {
+            let at = [at[0], at[1], at[2], Key("skip"), Key(id)];
+            self.unknown(&at, "entry of the seal's checklist", id, IDS.iter().copied());
+        }
+        let is_path =
+            |path: &str| path.starts_with('/') && !path.contains(|c: char| c.is_whitespace() || c.is_control());
+        for path in seal.permit.keys().filter(|path| !is_path(path)) {
+            let at = [at[0], at[1], at[2], Key("permit"), Key(path)];
+            self.report(&at, format!("`{path}` is no absolute path without blanks"));
+        }
+        let told = |reason: &str| !reason.trim().is_empty() && !reason.chars().any(char::is_control);
+        for (key, allowed) in [("skip", &seal.skip), ("permit", &seal.permit)] {
+            for (what, _) in allowed.iter().filter(|(_, reason)| !told(reason)) {
+                let at = [at[0], at[1], at[2], Key(key), Key(what)];
+                self.report(&at, "say why in one line: the reason is recorded on the image");
+            }
+        }
+        let length = skipped(seal).map_or(0, |tag| tag.chars().count());
+        if length > LONGEST_TAG {
+            let message = format!(
+                "with its reasons this is {length} characters, and a tag takes {LONGEST_TAG}: shorten the reasons"
+            );
+            self.report(&at, message);
+        }
+    }
+
     fn nameable(&mut self, at: &[Step<'_>], text: &str) {
         let fits = |c: char| c.is_ascii_alphanumeric() || ['.', '_', '-'].contains(&c);
         if text.is_empty() || !text.chars().all(fits) {
@@ -171,13 +202,19 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn unknown<'k>(&mut self, at: &[Step<'_>], what: &str, name: &str, known: impl IntoIterator<Item = &'k String>) {
+    fn unknown<'k, K: AsRef<str> + ?Sized + 'k>(
+        &mut self,
+        at: &[Step<'_>],
+        what: &str,
+        name: &str,
+        known: impl IntoIterator<Item = &'k K>,
+    ) {
         let mut finding = self.finding(at, format!("there is no {what} `{name}`"));
-        finding.suggestion = nearest(name, known.into_iter().map(String::as_str));
+        finding.suggestion = nearest(name, known.into_iter().map(AsRef::as_ref));
         self.findings.push(finding);
     }
 
-    fn report(&mut self, at: &[Step<'_>], message: impl Into<String>) {
+    pub(super) fn report(&mut self, at: &[Step<'_>], message: impl Into<String>) {
         let finding = self.finding(at, message);
         self.findings.push(finding);
     }
@@ -200,6 +237,11 @@ impl<'a> Checker<'a> {
             (Item(_), _) => Some(node),
         })
     }
+}
+
+/// Whether this is the number of an account.
+pub(super) fn is_account(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The way from this image along `from` back to itself, if it leads there.

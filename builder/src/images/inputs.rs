@@ -28,6 +28,11 @@ impl Inputs {
         all.finish()
     }
 
+    /// Every kind with the whole digest.
+    pub fn digests(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.0.iter().map(|(name, digest)| (*name, digest.as_str()))
+    }
+
     /// The value of the tag that tells later bakes what this one was made of.
     pub fn tag(&self) -> String {
         let short = self.0.iter().map(|(name, digest)| format!("{name}={}", &digest[..SHORT]));

@@ -95,6 +95,8 @@ fn recipe(name: &str, image: Image, defaults: &Defaults, user_data: Option<Node>
             .collect(),
         tests: image.tests.into_iter().map(input).collect(),
         user_data: user_data.filter(|node| !node.is_null()),
+        seal: image.seal,
+        prove: image.prove.or(defaults.prove).unwrap_or(true),
     }
 }
 
@@ -127,12 +129,14 @@ pub(crate) mod tests {
     fn a_file_that_uses_every_key_is_read() {
         let file = load(
             "defaults: {target: here, owner: sre, environment: demo, region: eu-west-1, store: ebs, arch: arm64, \
-             ssh_username: debian, gate_timeout: 1h30m, instance_type: t4g.large}\n\
+             ssh_username: debian, gate_timeout: 1h30m, instance_type: t4g.large, prove: no}\n\
              images:\n  app:\n    layer: app\n    from: golden\n    role: web\n    version: 1.10\n    build: 007\n    \
              release: \"12\"\n    provision: golden.sh\n    files: [{source: puppet, destination: /etc/p}]\n    \
-             tests: [app.bats]\n    gate_timeout: 90s\n    user_data: {write_files: [{path: /x, permissions: 0644}]}\n  \
+             tests: [app.bats]\n    gate_timeout: 90s\n    prove: yes\n    seal: {skip: {mail: \"a mail server\"}, permit: {/opt/app/*.pem: tests}}\n    user_data: {write_files: [{path: /x, permissions: 0644}]}\n  \
              golden: {layer: golden, from: {ami: {owners: [self], name: \"debian-*\"}}}\n\
              targets:\n  here: {kind: amazon-ebs, endpoint: lab}\n  there: {kind: amazon-ebs, region: us-east-1}\n  \
+             wide: {kind: amazon-ebs, regions: [eu-west-1, us-gov-east-1], share_with: 111122223333, \
+             encrypt: {eu-west-1: alias/ours}, deprecate_after: 90d}\n  \
              else: {kind: amazon-ebs, endpoint: \"http://127.0.0.1:5000\"}\n",
         )
         .unwrap();
@@ -140,16 +144,26 @@ pub(crate) mod tests {
         assert_eq!((app.version.as_str(), app.build.as_str()), ("1.10", "007"), "a version is text, as spelled");
         assert_eq!((app.layer, app.arch, &app.from), (Layer::App, Arch::Arm64, &From::Image("golden".to_owned())));
         assert_eq!((app.provision[0].given.as_str(), app.gate_timeout.as_secs()), ("golden.sh", 90));
+        assert_eq!((app.prove, app.seal.skip["mail"].as_str()), (true, "a mail server"));
+        assert!(!file.image("golden").unwrap().prove, "the default");
         assert_eq!(file.image("golden").unwrap().gate_timeout.as_secs(), 5400);
         assert_eq!(file.target(None).unwrap().endpoint, Endpoint::Lab);
         assert_eq!(file.target(Some("there")).unwrap().region.as_deref(), Some("us-east-1"));
         assert_eq!(file.target(Some("else")).unwrap().region.as_deref(), Some("eu-west-1"), "the default");
+        assert!(file.target(Some("else")).unwrap().distribution.is_nothing());
+        let wide = file.target(Some("wide")).unwrap();
+        assert_eq!(wide.region.as_deref(), Some("eu-west-1"), "the first is where it is baked");
+        assert_eq!(wide.distribution.copies, ["us-gov-east-1"]);
+        assert_eq!(wide.distribution.share_with, ["111122223333"], "as spelled");
+        assert_eq!(wide.distribution.keys["eu-west-1"], "alias/ours");
+        assert_eq!(wide.distribution.deprecate_after.map(|span| span.as_secs()), Some(90 * 86400));
         assert_eq!(file.target(Some("else")).unwrap().endpoint, Endpoint::Url("http://127.0.0.1:5000".to_owned()));
     }
 
     #[test]
     fn every_mistake_is_answered_at_its_place() {
         let app = |keys: &str| format!("images:\n  {GOLDEN}\n  app:\n    layer: app\n    from: golden\n    {keys}\n");
+        let target = |keys: &str| format!("targets: {{t: {{kind: amazon-ebs, {keys}}}}}");
         let cases: &[(String, &str)] = &[
             ("imags: {}".into(), "kiln.yaml:1:1: error: imags: unknown key; did you mean `images`?"),
             (
@@ -204,6 +218,27 @@ pub(crate) mod tests {
                 app("user_data: {role: web}"),
                 "kiln.yaml:6:17: error: images.app.user_data.role: write `role` beside `user_data`",
             ),
+            (
+                app("seal: {skip: {shel-history: \"why\"}}"),
+                "kiln.yaml:6:33: error: images.app.seal.skip.shel-history: there is no entry of the seal's checklist `shel-history`; did you mean `shell-history`?",
+            ),
+            (
+                app("seal: {skip: {mail: \" \"}}"),
+                "kiln.yaml:6:25: error: images.app.seal.skip.mail: say why in one line: the reason is recorded on the image",
+            ),
+            (app("seal: {skip: {mail: }}"), "images.app.seal.skip.mail: "),
+            (app("seal: {skip: [mail]}"), "images.app.seal.skip: expected a mapping, found a list"),
+            (
+                app(&format!("seal: {{skip: {{mail: {}}}}}", "long ".repeat(60))),
+                "images.app.seal: with its reasons this is 305 characters, and a tag takes 256: shorten the reasons",
+            ),
+            (
+                app("seal: {permit: {opt/key.pem: why}}"),
+                "kiln.yaml:6:34: error: images.app.seal.permit.opt/key.pem: `opt/key.pem` is no absolute path without blanks",
+            ),
+            (app("seal: {permit: {/opt/key.pem: \"\"}}"), "images.app.seal.permit./opt/key.pem: say why in one line"),
+            (app("seal: {skp: {mail: x}}"), "images.app.seal.skp: unknown key; did you mean `skip`?"),
+            (app("prove: maybe"), "images.app.prove: "),
             ("images: {a: {layer: app}}".into(), "kiln.yaml:1:13: error: images.a: the key `from` is missing"),
             (
                 "images: {a: {layer: apps, from: b}}".into(),
@@ -238,9 +273,32 @@ pub(crate) mod tests {
                 "kiln.yaml:1:43: error: targets.t.endpoint: neither `lab` nor an address that begins with http:// or https://",
             ),
             (
-                "targets: {t: {kind: amazon-ebs, regions: [x]}}".into(),
-                "targets.t.regions: unknown key; did you mean `region`?",
+                target("regins: [eu-west-1]"),
+                "kiln.yaml:1:33: error: targets.t.regins: unknown key; did you mean `regions`?",
             ),
+            (
+                target("regions: [eu-west-1, east]"),
+                "kiln.yaml:1:54: error: targets.t.regions[1]: `east` is no region; they are written as eu-west-1",
+            ),
+            (target("regions: [us-east-1, us-east-1]"), "targets.t.regions[1]: `us-east-1` stands twice"),
+            (
+                target("region: us-east-1, regions: [us-east-1]"),
+                "targets.t.regions: `region` stands beside it: name that region first here",
+            ),
+            (
+                target("share_with: [friends]"),
+                "targets.t.share_with[0]: `friends` is no account: write its 12 digits in quotes",
+            ),
+            (
+                target("regions: [us-east-1], encrypt: {eu-west-1: k}"),
+                "targets.t.encrypt.eu-west-1: no image of this target is in `eu-west-1`",
+            ),
+            (target("region: us-east-1, encrypt: {us-east-1: ''}"), "targets.t.encrypt.us-east-1: the key is empty"),
+            (
+                target("region: us-east-1, encrypt: {us-east-1: alias/aws/ebs}, share_with: ['111122223333']"),
+                "targets.t.encrypt.us-east-1: what is encrypted with alias/aws/ebs cannot be shared",
+            ),
+            (target("deprecate_after: 90"), "targets.t.deprecate_after: `90` has no unit"),
             (
                 "defaults: {target: lb}\ntargets: {lab: {kind: amazon-ebs, endpoint: lab}}".into(),
                 "kiln.yaml:1:20: error: defaults.target: there is no target `lb`; did you mean `lab`?",

@@ -3,6 +3,7 @@
 //! - `types`: the keys.
 //! - `load`: the file to [`Kilnfile`], with every finding at its place.
 //! - `check`: what must fit together: names, bases, cycles, files that are there.
+//! - `distribution`: what a target says of regions and accounts.
 //! - `graph`: which image is built on which.
 //! - `base`: the newest image that another is built on.
 //! - `names`: name, tags and description of a new image.
@@ -10,6 +11,7 @@
 
 pub mod base;
 mod check;
+mod distribution;
 mod error;
 pub mod graph;
 pub mod inputs;
@@ -25,7 +27,7 @@ use kiln_schema::yaml::Node;
 
 pub use error::Error;
 pub use load::load;
-pub use types::{AmiFilter, Arch, From, Layer, Store};
+pub use types::{AmiFilter, Arch, From, Layer, Seal, Store};
 
 /// How long a gate may take when kiln.yaml does not say.
 pub const GATE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
@@ -81,6 +83,10 @@ pub struct Recipe {
     pub tests: Vec<Input>,
     /// Keys of cloud-config for the bake, as spelled: a mode `0644` must not become 420.
     pub user_data: Option<Node>,
+    /// What the seal lets pass.
+    pub seal: Seal,
+    /// Whether two instances of the new image are compared before it counts.
+    pub prove: bool,
 }
 
 /// A file or folder on the machine of whoever bakes.
@@ -110,6 +116,28 @@ pub struct Target {
     pub endpoint: Endpoint,
     /// The region; without it, the lab's or that of the environment.
     pub region: Option<String>,
+    /// What becomes of an image there once it has passed.
+    pub distribution: Distribution,
+}
+
+/// Where else an image is to be, and for whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Distribution {
+    /// The regions that get a copy.
+    pub copies: Vec<String>,
+    /// The accounts that may launch it, in every region.
+    pub share_with: Vec<String>,
+    /// By region, the key that the image is encrypted with.
+    pub keys: IndexMap<String, String>,
+    /// How long after it was made it is offered to those who look for images.
+    pub deprecate_after: Option<Duration>,
+}
+
+impl Distribution {
+    /// Whether a bake is over with its image.
+    pub fn is_nothing(&self) -> bool {
+        self.copies.is_empty() && self.share_with.is_empty() && self.deprecate_after.is_none()
+    }
 }
 
 /// An API of EC2.

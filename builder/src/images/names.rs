@@ -1,9 +1,12 @@
 //! What a new image is called and what its tags say.
 
-use super::Recipe;
-use super::base::{INPUTS_TAG, KEY_TAG};
+use super::base::{INPUTS_TAG, KEY_TAG, PROOF_TAG, SKIPPED_TAG};
 use super::inputs::Inputs;
+use super::{Recipe, Seal};
 use crate::aws::Ami;
+
+/// What EC2 takes as the value of a tag, in characters.
+pub const LONGEST_TAG: usize = 256;
 
 /// What EC2 takes as the name of an image, in characters.
 const LONGEST_NAME: usize = 128;
@@ -80,8 +83,20 @@ pub fn tags(recipe: &Recipe, base: &Ami, bake: &Circumstances) -> Vec<(&'static 
         (KEY_TAG, Some(bake.inputs.key())),
         (INPUTS_TAG, Some(bake.inputs.tag())),
         ("git_revision", bake.git_revision.clone()),
+        (SKIPPED_TAG, skipped(&recipe.seal)),
+        (PROOF_TAG, (!recipe.prove).then(|| NOT_PROVED.to_owned())),
     ];
     tags.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+}
+
+/// The value of [`PROOF_TAG`] on an image that nobody is to prove.
+pub const NOT_PROVED: &str = "off";
+
+/// What the seal lets pass and why, as the tag says it: `shell-history: …; /opt/app/*.pem: …`.
+pub fn skipped(seal: &Seal) -> Option<String> {
+    let told: Vec<_> =
+        seal.skip.iter().chain(&seal.permit).map(|(id, reason)| format!("{id}: {}", reason.trim())).collect();
+    (!told.is_empty()).then(|| told.join("; "))
 }
 
 /// The description: the tags that a person looks for, where every console shows them.
@@ -132,6 +147,8 @@ pub(crate) mod tests {
             files: vec![],
             tests: vec![],
             user_data: None,
+            seal: Seal::default(),
+            prove: true,
         }
     }
 
@@ -189,7 +206,17 @@ pub(crate) mod tests {
         let bake = Circumstances { git_revision: None, ..circumstances() };
         let tags = tags(&bare, &Ami::default(), &bake);
         assert!(tags.contains(&("owner", "jenkins".to_owned())));
-        assert!(!tags.iter().any(|(key, _)| ["role", "release", "git_revision"].contains(key)));
+        let absent = ["role", "release", "git_revision", "seal_skipped", "proof"];
+        assert!(!tags.iter().any(|(key, _)| absent.contains(key)));
+    }
+
+    #[test]
+    fn a_weakness_is_a_tag() {
+        let told = |what: &str, reason: &str| [(what.to_owned(), reason.to_owned())].into();
+        let seal = Seal { skip: told("mail", "a mail server"), permit: told("/opt/*.pem", " tests ") };
+        let tags = tags(&Recipe { seal, prove: false, ..recipe() }, &golden(), &circumstances());
+        assert!(tags.contains(&("seal_skipped", "mail: a mail server; /opt/*.pem: tests".to_owned())), "{tags:?}");
+        assert!(tags.contains(&("proof", "off".to_owned())), "{tags:?}");
     }
 
     #[test]

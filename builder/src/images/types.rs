@@ -28,6 +28,7 @@ pub(super) struct Defaults {
     pub ssh_username: Option<String>,
     pub gate_timeout: Option<Timeout>,
     pub instance_type: Option<String>,
+    pub prove: Option<bool>,
 }
 
 /// One image.
@@ -66,6 +67,20 @@ pub(super) struct Image {
     pub gate_timeout: Option<Timeout>,
     #[serde(default)]
     pub instance_type: Option<String>,
+    #[serde(default)]
+    pub seal: Seal,
+    #[serde(default)]
+    pub prove: Option<bool>,
+}
+
+/// What an image is allowed to bring, each with the reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(default)]
+pub struct Seal {
+    /// Entries of the checklist that are passed over.
+    pub skip: IndexMap<String, String>,
+    /// Files and folders that may hold what looks like a secret; `*` stands for part of a name.
+    pub permit: IndexMap<String, String>,
 }
 
 /// A file or folder that the image gets.
@@ -84,6 +99,14 @@ pub(super) struct Target {
     pub endpoint: Option<String>,
     #[serde(default)]
     pub region: Option<String>,
+    #[serde(default)]
+    pub regions: Vec<String>,
+    #[serde(default)]
+    pub share_with: Vec<String>,
+    #[serde(default)]
+    pub encrypt: IndexMap<String, String>,
+    #[serde(default)]
+    pub deprecate_after: Option<Timeout>,
 }
 
 /// The builder of packer that makes the image.

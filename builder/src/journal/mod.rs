@@ -4,6 +4,8 @@
 //! dead one had made: see `bake::recover`. The file is SQLite, because several bakes write at once and
 //! a crash between two writes must not lose either.
 
+mod copies;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -100,6 +102,7 @@ impl Journal {
             if tables.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? == 0 {
                 tables.execute_batch(TABLES)?;
             }
+            tables.execute_batch(copies::TABLE)?;
             tables.commit()
         };
         prepare().map_err(|why: rusqlite::Error| error(why.to_string()))?;

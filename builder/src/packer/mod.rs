@@ -10,5 +10,10 @@ pub mod scrub;
 pub mod template;
 pub mod version;
 
-/// The tag on everything that lives as long as one bake. Its value, the run's id, is also the name of the key pair.
+/// The tag on everything that lives as long as one bake. Its value is the run's id.
 pub const RUN_TAG: &str = "kiln_run";
+
+/// The names of a run's key pairs: of the bake itself, and of the two instances that prove its image.
+pub fn key_pairs(run: &str) -> [String; 3] {
+    [run.to_owned(), format!("{run}-1"), format!("{run}-2")]
+}

@@ -30,12 +30,12 @@ pub mod files {
 #[derive(Debug, Serialize)]
 pub struct Template {
     /// What to make.
-    pub builders: [AmazonEbs; 1],
+    pub builders: Vec<AmazonEbs>,
     /// What to do on the instance, in order.
     pub provisioners: Vec<Provisioner>,
     /// What to do with the image.
-    #[serde(rename = "post-processors")]
-    pub post_processors: [PostProcessor; 1],
+    #[serde(rename = "post-processors", skip_serializing_if = "Vec::is_empty")]
+    pub post_processors: Vec<PostProcessor>,
 }
 
 /// The builder `amazon-ebs`. Only keys that 1.6.6 has.
@@ -60,6 +60,8 @@ pub struct AmazonEbs {
     run_volume_tags: IndexMap<String, String>,
     aws_polling: Polling,
     #[serde(flatten)]
+    encryption: Option<Encryption>,
+    #[serde(flatten)]
     endpoint: Option<CustomEndpoint>,
     #[serde(flatten)]
     lab: Option<LabOnly>,
@@ -70,6 +72,13 @@ pub struct AmazonEbs {
 struct Polling {
     delay_seconds: u32,
     max_attempts: u32,
+}
+
+/// Keys for an image whose snapshots are encrypted.
+#[derive(Debug, Serialize)]
+struct Encryption {
+    encrypt_boot: bool,
+    kms_key_id: String,
 }
 
 /// Keys for an API that is not AWS's own.
@@ -145,6 +154,8 @@ pub struct Machine {
     pub tags: Vec<(&'static str, String)>,
     /// The id of this run.
     pub run: String,
+    /// The name of its key pair, one of [`key_pairs`](super::key_pairs).
+    pub key_pair: String,
     /// The region.
     pub region: String,
     /// The API.
@@ -155,6 +166,8 @@ pub struct Machine {
     pub instance_type: String,
     /// Whom to log in as.
     pub ssh_username: String,
+    /// The key to encrypt it with.
+    pub key: Option<String>,
 }
 
 impl Machine {
@@ -177,7 +190,7 @@ impl Machine {
             ssh_username: literal(&self.ssh_username),
             ssh_timeout: if lab { "60s" } else { "10m" }.to_owned(),
             user_data_file: files::USER_DATA,
-            temporary_key_pair_name: self.run.clone(),
+            temporary_key_pair_name: self.key_pair.clone(),
             temporary_key_pair_type: "ed25519",
             tags: self.tags.iter().map(|(key, value)| ((*key).to_owned(), literal(value))).collect(),
             run_volume_tags: run_tags.clone(),
@@ -188,6 +201,8 @@ impl Machine {
             } else {
                 Polling { delay_seconds: 15, max_attempts: 240 }
             },
+            // The lab's images are folders: there is nothing to encrypt.
+            encryption: self.key.clone().filter(|_| !lab).map(|key| Encryption { encrypt_boot: true, kms_key_id: key }),
             endpoint: match &self.api {
                 Api::Aws => None,
                 Api::Url(url) | Api::Lab(url) => Some(CustomEndpoint {
@@ -242,9 +257,11 @@ mod tests {
             description: "app=myapp".into(),
             tags: vec![("owner", "{{ sre }}".into())],
             run: "kiln-5eed".into(),
+            key_pair: "kiln-5eed".into(),
             region: "eu-west-1".into(),
             api,
             base: "ami-1".into(),
+            key: None,
             instance_type: "t3.small".into(),
             ssh_username: "admin".into(),
         }

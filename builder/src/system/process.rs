@@ -158,14 +158,16 @@ impl Drop for Group {
     }
 }
 
-/// Kills every process that works in this folder: what is left of a program whose leader is gone.
-pub fn end_all_within(folder: &Path) {
+/// Kills every process of this program that works in this folder: what is left of one whose leader is gone.
+/// Somebody who looks into the folder with a shell is none of them.
+pub fn end_all_within(folder: &Path, program: &str) {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
     for process in entries.filter_map(|entry| Identity::of(entry.file_name().to_str()?.parse().ok()?)) {
-        let within =
-            || std::fs::read_link(format!("/proc/{}/cwd", process.pid)).is_ok_and(|cwd| cwd.starts_with(folder));
+        let about = |what: &str| format!("/proc/{}/{what}", process.pid);
+        let is_one = std::fs::read_to_string(about("comm")).is_ok_and(|name| name.starts_with(program))
+            && std::fs::read_link(about("cwd")).is_ok_and(|cwd| cwd.starts_with(folder));
         // Looked at by its identity: the signal reaches this very process or none.
-        if within() {
+        if is_one {
             process.signal(Signal::SIGKILL);
         }
     }

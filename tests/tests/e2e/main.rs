@@ -4,6 +4,7 @@
 
 mod apt;
 mod boot;
+mod canary;
 mod disks;
 mod drop_in;
 mod empty_root;
@@ -11,8 +12,10 @@ mod factory;
 mod gate;
 mod labs;
 mod phone_home;
+mod proof;
 mod puppet;
 mod refusals;
+mod regions;
 mod root;
 mod route53;
 mod users;

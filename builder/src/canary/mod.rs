@@ -1,0 +1,141 @@
+//! A canary: some machines get a new image, and what becomes of them decides.
+//!
+//! `start` adds a version with the image to a launch template and has new instances take it. Before that it
+//! writes on the template what was there, so that `stop` finds the way back, whichever machine runs it and
+//! whatever was killed in between. `watch` looks at the instances and hears what their agents tell.
+//!
+//! - `place`: the launch template, alone or that of an auto scaling group.
+//! - `judge`: what is seen, to a verdict; pure.
+//! - `watch`: looking until the time is over.
+//! - `receiver`: what agents tell of their boot.
+
+pub mod judge;
+mod place;
+pub mod receiver;
+pub mod watch;
+
+use serde::{Deserialize, Serialize};
+
+use crate::aws::{Fleet, Scaling};
+use crate::bake::Error;
+use crate::bake::site::Site;
+
+pub use place::{Place, Which};
+
+/// The tag on a launch template that has a canary under way.
+const TAG: &str = "kiln_canary";
+
+/// What is to be known for the way back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The image that is tried.
+    pub image: String,
+    /// The version that instances were launched by before.
+    pub before: i64,
+    /// How that version is named where it is used: a number, `$Latest` or `$Default`.
+    pub by: String,
+    /// When it began: instances from before are none of it.
+    pub began: jiff::Timestamp,
+}
+
+impl Record {
+    fn text(&self) -> String {
+        // Plain fields: nothing in it can fail to be JSON.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// What a start or a stop came to, in a sentence.
+pub type Told = Result<String, Error>;
+
+/// Has new instances take an image.
+///
+/// # Errors
+/// When another image is being tried there, and when the API refuses.
+pub async fn start(site: &Site, which: &Which, image: (&str, &str)) -> Told {
+    let place = Place::find(site, which).await?;
+    start_at(&site.ec2, &site.door.groups(&site.region).await, &place, image).await
+}
+
+async fn start_at(fleet: &impl Fleet, groups: &impl Scaling, place: &Place, (id, name): (&str, &str)) -> Told {
+    let template = &place.template;
+    let record = match place.record()? {
+        Some(record) if record.image != id => {
+            let other = record.image;
+            return Err(Error::Refused(format!(
+                "{place} tries {other} already: end that with `kiln canary watch` or `kiln canary stop`"
+            )));
+        }
+        Some(record) => record,
+        None => {
+            let used = place.used(fleet, &place.by).await?;
+            if used.image == id {
+                return Err(Error::Refused(format!("{place} launches {id} already: there is nothing to try")));
+            }
+            let record = Record {
+                image: id.to_owned(),
+                before: used.number,
+                by: place.by.clone(),
+                began: jiff::Timestamp::now(),
+            };
+            // Before anything changes: the way back must be known.
+            fleet.mark(&template.id, TAG, Some(&record.text())).await?;
+            record
+        }
+    };
+    let latest = place.used(fleet, "$Latest").await?;
+    let number = match latest.image == id && latest.number != record.before {
+        // A start that was cut short made it.
+        true => latest.number,
+        false => fleet.add_version(&template.id, record.before, Some(id), &format!("kiln canary {name}")).await?,
+    };
+    place.launch_by(fleet, groups, &record.by, number).await?;
+    Ok(format!(
+        "new instances of {place} take {id} ({name}): version {number} of launch template {}, before it version {}; \
+         instances that are there keep theirs until they are replaced (terminate one, or start an instance refresh)",
+        template.name, record.before
+    ))
+}
+
+/// Has new instances take what they took before.
+///
+/// # Errors
+/// When nothing is being tried there, and when the API refuses.
+pub async fn stop(site: &Site, which: &Which) -> Told {
+    let place = Place::find(site, which).await?;
+    let groups = site.door.groups(&site.region).await;
+    stop_at(&site.ec2, &groups, &place).await
+}
+
+async fn stop_at(fleet: &impl Fleet, groups: &impl Scaling, place: &Place) -> Told {
+    let record = place.record()?.ok_or_else(|| place.nothing())?;
+    let number = match record.by.as_str() {
+        // Whoever takes the latest can only go forward.
+        "$Latest" => {
+            let latest = place.used(fleet, "$Latest").await?;
+            match latest.image == record.image {
+                true => {
+                    let text = format!("kiln: as version {}", record.before);
+                    fleet.add_version(&place.template.id, record.before, None, &text).await?
+                }
+                false => latest.number,
+            }
+        }
+        _ => record.before,
+    };
+    place.launch_by(fleet, groups, &record.by, number).await?;
+    fleet.mark(&place.template.id, TAG, None).await?;
+    Ok(format!(
+        "new instances of {place} take version {number} of launch template {} again; instances that have {} keep it \
+         until they are replaced (terminate them, or start an instance refresh)",
+        place.template.name, record.image
+    ))
+}
+
+/// Ends a canary that went well: its image stays.
+async fn keep(fleet: &impl Fleet, place: &Place) -> Result<(), Error> {
+    Ok(fleet.mark(&place.template.id, TAG, None).await?)
+}
+
+#[cfg(test)]
+mod tests;
