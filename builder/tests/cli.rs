@@ -74,6 +74,14 @@ fn bad_input_gets_a_sentence_and_its_exit_code() {
         (GOOD, "bake"),
         (GOOD, "bake golden --format xml"),
         (GOOD, "bale golden"),
+        (GOOD, "pipeline"),
+        (GOOD, "pipeline run"),
+        (GOOD, "pipeline run goldn --target lab"),
+        (GOOD, "pipeline run --all golden"),
+        (GOOD, "pipeline run golden --promote production"),
+        (GOOD, "pipeline run --all --promote canary --target aws"),
+        (unknown, "pipeline run --all"),
+        (GOOD, "graph --format json"),
     ];
     let mut text = String::new();
     for (file, arguments) in cases {

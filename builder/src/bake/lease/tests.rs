@@ -42,8 +42,10 @@ impl Cloud {
     fn acquire(&self) -> (Acquired, Duration, Vec<String>) {
         let mut waits = Vec::new();
         let pause = async |time| self.clock.set(self.clock.get() + time);
-        let acquired = acquire(self, "kiln-lease-myapp", &Holder::us(None), |who| waits.push(who.to_owned()), pause);
-        (block_on(acquired).unwrap(), self.clock.get(), waits)
+        let us = Holder::us(None);
+        let acquired = acquire(self, "kiln-lease-myapp", &us, |who| waits.push(who.to_owned()), pause);
+        let acquired = block_on(acquired).unwrap();
+        (acquired, self.clock.get(), waits)
     }
 
     fn settle(&self, dead: &Held) -> Vec<String> {
@@ -182,7 +184,8 @@ fn the_same_number_elsewhere_says_nothing() {
     }
     // A living one of this machine, which is us.
     let us = Identity::of(std::process::id().cast_signed()).unwrap().to_string();
-    let cloud = Cloud::held_by(&[(BOOT, &super::boot()), (PROCESS, &us)]);
+    let self_boot = boot();
+    let cloud = Cloud::held_by(&[(BOOT, &self_boot), (PROCESS, &us)]);
     let cloud = Cloud { releases_at: Duration::from_secs(300), ..cloud };
     assert_eq!(cloud.acquire().0, Acquired::Ours("lt-ours".to_owned()));
 }
