@@ -21,6 +21,9 @@ pub struct Settings {
     pub strict: bool,
     /// An image is being baked: handlers that act on the outside world keep still.
     pub baking: bool,
+    /// Test files on the instance, and folders of them, that `kiln-agent gate` runs beside those of its command
+    /// line: `.bats` files and executables that print TAP.
+    pub tests: Vec<String>,
 }
 
 /// Keys that no handler owns.
@@ -90,6 +93,12 @@ impl Config {
     /// The agent's own files alone, for what must be known before there is an instance.
     pub fn of_image(system: &System) -> Self {
         Self::load(system, &Instance::default(), None)
+    }
+
+    /// What holds for the instance as its source has described it at this boot.
+    pub fn of_instance(system: &System) -> Self {
+        let known = system.read(paths::INSTANCE).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Self::load(system, &known.unwrap_or_default(), None)
     }
 
     /// Reads the keys that no handler owns and reports the keys that nobody knows.
@@ -179,4 +188,22 @@ fn files(system: &System, below: Option<Node>, diagnostics: &mut Vec<Diagnostic>
         }
     }
     merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::FileOptions;
+
+    #[test]
+    fn the_tests_of_a_bake_are_those_of_its_user_data() {
+        let tree = tempfile::tempdir().unwrap();
+        let system = System::new(tree.path());
+        assert_eq!(Config::of_instance(&system).agent.kiln.tests, Vec::<String>::new());
+        let mut instance = Instance::new("ec2", "i-1");
+        instance.user_data = b"#cloud-config\nkiln: {baking: true, tests: [/usr/share/app/tests]}\n".to_vec();
+        let text = serde_json::to_vec(&instance).unwrap();
+        system.write(paths::INSTANCE, text, FileOptions::mode(0o600)).unwrap();
+        assert_eq!(Config::of_instance(&system).agent.kiln.tests, ["/usr/share/app/tests"]);
+    }
 }

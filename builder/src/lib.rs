@@ -5,6 +5,7 @@ pub mod bake;
 pub mod canary;
 pub mod cli;
 pub mod deb;
+pub mod gate;
 pub mod images;
 pub mod journal;
 pub mod packer;

@@ -56,6 +56,10 @@ fn bad_input_gets_a_sentence_and_its_exit_code() {
     let cycle = "images:\n  golden: {layer: golden, from: jetty}\n  jetty: {layer: base, from: golden}\n";
     let unsealed = "images:\n  golden:\n    layer: golden\n    from: {ami: {owners: [self], name: x}}\n    \
                     seal: {skip: {ssh-hostkeys: \"a museum\", mail: \"\"}}\n";
+    let variants = &GOOD.replace("layer: golden,", "layer: golden, arch: [x86_64, arm64],");
+    let s3 = "s3: {kind: amazon-instance, region: eu-west-1, account_id: \"123456789012\", s3_bucket: b, \
+              x509_cert_path: kiln.yaml, x509_key_path: kiln.yaml, iam_instance_profile: p}";
+    let stores = &format!("{GOOD}  {s3}\n");
     let cases: &[(&str, &str)] = &[
         ("", "bake golden"),
         ("", "images"),
@@ -73,6 +77,21 @@ fn bad_input_gets_a_sentence_and_its_exit_code() {
         (GOOD, "images --target aws"),
         (GOOD, "bake"),
         (GOOD, "bake golden --format xml"),
+        (variants, "template golden --target lab"),
+        (variants, "latest golden:arm --target lab"),
+        (variants, "bake golden --target lab --report r"),
+        (stores, "bake golden --target s3"),
+        (stores, "lock golden --target s3"),
+        (GOOD, "lock myapp"),
+        (GOOD, "lock goldn --update"),
+        (GOOD, "lock golden --target lab"),
+        (GOOD, "outdated --target lab"),
+        (GOOD, "outdated --target aws --format json"),
+        ("images:\n  a: {layer: app, from: b, checks: [{port: 80, mode: 0644}, {prot: 1}]}\n", "bake a"),
+        (GOOD, "gate golden"),
+        (GOOD, "gate goldn --local"),
+        (GOOD, "gate golden --local"),
+        (GOOD, "gate golden --local --base --ami ami-1"),
         (GOOD, "bale golden"),
         (GOOD, "pipeline"),
         (GOOD, "pipeline run"),
@@ -82,6 +101,21 @@ fn bad_input_gets_a_sentence_and_its_exit_code() {
         (GOOD, "pipeline run --all --promote canary --target aws"),
         (unknown, "pipeline run --all"),
         (GOOD, "graph --format json"),
+        (GOOD, "copy goldn --target nowhere"),
+        (GOOD, "copy golden --target nowhere"),
+        (GOOD, "promote golden --to staging"),
+        (GOOD, "promote golden --to production --force"),
+        (GOOD, "promote goldn --to canary --target nowhere"),
+        (GOOD, "rollback goldn --target nowhere"),
+        (GOOD, "images --stage staging"),
+        (GOOD, "latest golden --region eu-west-1"),
+        (GOOD, "latest golden --region eu-west-9 --stage canary --target nowhere"),
+        (GOOD, "canary start golden"),
+        (GOOD, "canary start golden --asg web --launch-template web"),
+        (GOOD, "canary watch golden --asg web --for 10"),
+        (GOOD, "canary watch golden --asg web --listen here"),
+        (GOOD, "canary watch golden --asg web --key-file key"),
+        (GOOD, "canary watch golden --asg web --listen 127.0.0.1:0 --key-file key --target nowhere"),
     ];
     let mut text = String::new();
     for (file, arguments) in cases {
@@ -139,7 +173,17 @@ fn empty_account() -> String {
 fn an_account_without_images_says_what_to_do() {
     let folder = folder(&GOOD.replace("http://127.0.0.1:9", &empty_account()));
     let mut text = String::new();
-    for arguments in ["latest golden", "images", "images --format json", "template golden", "bake myapp"] {
+    let commands = [
+        "latest golden",
+        "images",
+        "images --format json",
+        "template golden",
+        "bake myapp",
+        "lock",
+        "outdated",
+        "outdated --format json",
+    ];
+    for arguments in commands {
         let words: Vec<_> = arguments.split(' ').chain(["--target", "nowhere"]).collect();
         let output = kiln(folder.path(), &words).output().unwrap();
         writeln!(text, "$ kiln {arguments}\n{}", said(&output)).unwrap();
@@ -149,6 +193,19 @@ fn an_account_without_images_says_what_to_do() {
         insta::assert_snapshot!(text);
     }
     assert!(!folder.path().join("kiln-reports").exists(), "nothing was baked, so there is no report");
+}
+
+#[test]
+fn a_lock_file_that_cannot_be_read_is_told_at_its_place_and_left_as_it_is() {
+    let folder = folder(GOOD);
+    let conflict = "version: 1\nbases:\n<<<<<<< HEAD\n  \"golden\": {}\n";
+    std::fs::write(folder.path().join("kiln.lock"), conflict).unwrap();
+    for arguments in ["lock --update --target nowhere", "outdated --target nowhere", "bake golden --target nowhere"] {
+        let words: Vec<_> = arguments.split(' ').collect();
+        let said = said(&kiln(folder.path(), &words).output().unwrap());
+        assert!(said.starts_with("exit 1\nkiln: kiln.lock:4:11: error: "), "{said}");
+    }
+    assert_eq!(std::fs::read_to_string(folder.path().join("kiln.lock")).unwrap(), conflict);
 }
 
 #[test]

@@ -18,6 +18,8 @@ for step in "$steps"/*.sh; do
     [ "${step##*/}" = common.sh ] || cat "$steps/common.sh" "$step" | shellcheck --shell=sh --exclude=SC2317 - \
         || { echo "shellcheck: that is $step behind common.sh" >&2; exit 1; }
 done
+shellcheck packaging/bats/kiln.bash
+shellcheck --shell=bats packaging/bats/kiln.bats
 
 echo "== dependencies"
 # The licences, sources and duplicates need the lock file alone. The advisories need a database from

@@ -19,6 +19,8 @@ pub mod files {
     pub const JOURNAL: &str = "journal.txt";
     /// What the test files printed, in the Test Anything Protocol.
     pub const TESTS: &str = "tests.tap";
+    /// The checks and tests once more, as CI systems read them. The builder makes it of the report.
+    pub const JUNIT: &str = "junit.xml";
     /// Puppet's summary of its last run.
     pub const PUPPET_SUMMARY: &str = "last_run_summary.yaml";
 }
@@ -106,6 +108,59 @@ impl Tests {
     }
 }
 
+/// One test of a test file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Test {
+    /// Its number in the file.
+    pub number: u32,
+    /// Its description; may be empty.
+    pub name: String,
+    /// How it ended.
+    pub outcome: CheckOutcome,
+    /// What it said about its failure, or why it was skipped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub said: Vec<String>,
+}
+
+impl Test {
+    /// The line that tells a person most: what was expected and found, else the first that names no place.
+    pub fn gist(&self) -> Option<&str> {
+        let said = || self.said.iter().map(|line| line.trim());
+        let message = said().find_map(|line| line.strip_prefix("message:"));
+        let message = message.map(|text| unquoted(text.trim()));
+        let expected = || said().find(|line| line.starts_with("expected "));
+        // Bats begins with the place, in brackets that may go over several lines.
+        let mut in_place = false;
+        let first = || {
+            said().find(|line| {
+                let place = in_place || line.starts_with('(');
+                in_place = place && !line.ends_with(')');
+                !place
+            })
+        };
+        message.or_else(expected).or_else(first)
+    }
+}
+
+/// A scalar of YAML without its quotes.
+fn unquoted(text: &str) -> &str {
+    let inside = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote);
+    inside('"').or_else(|| inside('\'')).unwrap_or(text)
+}
+
+/// What came of one test file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TestFile {
+    /// The file, as it lay on the instance.
+    pub path: String,
+    /// How long it ran.
+    pub duration_ms: u64,
+    /// Why the file as a whole proves nothing or failed; none when it passed.
+    pub cause: Option<String>,
+    /// Its tests, in the order of their results.
+    pub tests: Vec<Test>,
+}
+
 /// The whole report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -120,14 +175,17 @@ pub struct Report {
     /// The test counts; all zero when no tests were asked for.
     #[serde(default)]
     pub tests: Tests,
+    /// The test files, in the order they ran. An older agent tells the counts alone.
+    #[serde(default)]
+    pub files: Vec<TestFile>,
 }
 
 impl Report {
     /// The report that these checks amount to: the first failed check is the cause.
-    pub fn new(checks: Vec<Check>, tests: Tests) -> Self {
+    pub fn new(checks: Vec<Check>, tests: Tests, files: Vec<TestFile>) -> Self {
         let cause = checks.iter().find(|c| c.outcome == CheckOutcome::Failed).map(|c| c.message.clone());
         let verdict = if cause.is_some() { Verdict::Failed } else { Verdict::Passed };
-        Report { schema: SCHEMA, verdict, cause, checks, tests }
+        Report { schema: SCHEMA, verdict, cause, checks, tests, files }
     }
 }
 
@@ -141,7 +199,7 @@ mod tests {
     fn the_golden_file_of_schema_1_reads_and_writes_back_the_same() {
         let report: Report = serde_json::from_str(GOLDEN).unwrap();
         assert_eq!(serde_json::to_string_pretty(&report).unwrap().trim(), GOLDEN.trim());
-        assert_eq!(Report::new(report.checks.clone(), report.tests), report);
+        assert_eq!(Report::new(report.checks.clone(), report.tests, report.files.clone()), report);
     }
 
     #[test]
@@ -152,14 +210,35 @@ mod tests {
         .unwrap();
         assert_eq!(report.verdict, Verdict::Failed);
         assert_eq!(report.checks[0].outcome, CheckOutcome::Failed);
-        assert_eq!(report.tests.seen(), 0);
+        assert_eq!((report.tests.seen(), report.files.len()), (0, 0));
     }
 
     #[test]
     fn a_skipped_check_fails_nothing() {
         let check = |outcome| Check { name: "puppet".into(), outcome, message: "no puppet section".into() };
-        assert_eq!(Report::new(vec![check(CheckOutcome::Skipped)], Tests::default()).verdict, Verdict::Passed);
-        let failed = Report::new(vec![check(CheckOutcome::Skipped), check(CheckOutcome::Failed)], Tests::default());
+        assert_eq!(Report::new(vec![check(CheckOutcome::Skipped)], Tests::default(), vec![]).verdict, Verdict::Passed);
+        let failed =
+            Report::new(vec![check(CheckOutcome::Skipped), check(CheckOutcome::Failed)], Tests::default(), vec![]);
         assert_eq!((failed.verdict, failed.cause.as_deref()), (Verdict::Failed, Some("no puppet section")));
+    }
+
+    #[test]
+    fn the_gist_of_a_test_is_what_was_expected() {
+        for (said, gist) in [
+            (
+                &["(in test file a.bats, line 2)", "`port_listens 80' failed", "expected a, found b"][..],
+                "expected a, found b",
+            ),
+            (&["(in test file a.bats, line 2)", "`false' failed"], "`false' failed"),
+            (
+                &["(from function `f' in file kiln.bash, line 9,", "in test file a.bats, line 2)", "`f' failed", "out"],
+                "`f' failed",
+            ),
+            (&["severity: fail", "  message: 'no \"x\"'"], "no \"x\""),
+        ] {
+            let said = said.iter().map(|line| (*line).to_owned()).collect();
+            let test = Test { number: 1, name: String::new(), outcome: CheckOutcome::Failed, said };
+            assert_eq!(test.gist(), Some(gist));
+        }
     }
 }

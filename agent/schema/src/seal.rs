@@ -25,6 +25,7 @@ pub const IDS: &[&str] = &[
     "puppet-identity",
     "puppet-state",
     "agent-state",
+    "user-data-scripts",
     "cloud-init-state",
     "azure-order",
     "cloud-init-network",

@@ -24,7 +24,7 @@ pub struct Args {
     /// How long to wait for the agent, and then for each test file, such as 90s, 20m or 1h30m
     #[arg(long, value_name = "TIME", default_value = "20m", value_parser = duration::parse)]
     timeout: Duration,
-    /// Test files (.bats, or executables that print TAP) and folders of them
+    /// Test files (.bats, or executables that print TAP) and folders of them, beside `kiln.tests` of the user-data
     #[arg(long, value_name = "PATH", num_args = 1..)]
     tests: Vec<String>,
     /// The folder that gets the report and what it rests on; everyone can read it

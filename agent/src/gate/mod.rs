@@ -19,9 +19,10 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kiln_schema::gate::{Check, CheckOutcome, Report, Tests, files};
+use kiln_schema::gate::{Check, CheckOutcome, Report, TestFile, Tests, files};
 use kiln_schema::paths;
 
+use crate::config::Config;
 use crate::system::{FileOptions, System, on_termination};
 
 /// What the gate is asked to do.
@@ -29,7 +30,7 @@ use crate::system::{FileOptions, System, on_termination};
 pub struct Options {
     /// How long to wait for the agent, and then for each test file.
     pub timeout: Duration,
-    /// Test files, and folders of them.
+    /// Test files, and folders of them, beside those that the user-data names (`kiln.tests`).
     pub tests: Vec<String>,
     /// The folder that gets the report.
     pub report: String,
@@ -53,23 +54,26 @@ pub fn run(system: &System, options: &Options, tell: &(dyn Fn(&str) + Sync)) -> 
 
 fn look(system: &System, options: &Options, draft: &Draft, tell: &(dyn Fn(&str) + Sync)) -> io::Result<()> {
     system.write(paths::PROVISIONED, "", FileOptions::mode(0o644))?;
-    let waited = wait::for_the_agent(system, options.timeout, &mut |doing| {
-        tell(&format!("waiting for the agent: {doing}"));
+    let left = |left: Duration| format!("({} s left)", left.as_secs());
+    let waited = wait::for_the_agent(system, options.timeout, &mut |doing, time| {
+        tell(&format!("waiting for the agent: {doing} {}", left(time)));
         draft.doing(format!("it waited for the agent ({doing})"));
     })?;
     draft.add(status::check(&waited, options.timeout));
     draft.doing("it looked at puppet's last run".to_owned());
     draft.add(puppet::check(system, waited.status.as_ref().ok()));
     let done = waited.is_done();
-    if options.tests.is_empty() {
+    let mut tests = options.tests.clone();
+    tests.extend(Config::of_instance(system).agent.kiln.tests);
+    if tests.is_empty() {
         draft.add(skipped(tests::NAME, "no tests were asked for"));
     } else if done {
-        let (check, counts, tap) = tests::check(system, &options.tests, options.timeout, &mut |file| {
-            tell(&format!("testing: {file}"));
+        let tested = tests::run_all(system, &tests, options.timeout, &mut |file| {
+            tell(&format!("testing: {file} {}", left(options.timeout)));
             draft.doing(format!("it ran the tests in {file}"));
         });
-        draft.tested(check, counts);
-        evidence::keep(system, &options.report, files::TESTS, &tap)?;
+        evidence::keep(system, &options.report, files::TESTS, &tested.printed)?;
+        draft.tested(tested);
     } else {
         draft.add(skipped(tests::NAME, "the agent is not done, so there is nothing finished to test"));
     }
@@ -101,6 +105,7 @@ struct Draft {
 struct Known {
     checks: Vec<Check>,
     tests: Tests,
+    files: Vec<TestFile>,
     doing: String,
     written: bool,
 }
@@ -122,10 +127,10 @@ impl Draft {
         self.known().checks.push(check);
     }
 
-    fn tested(&self, check: Check, counts: Tests) {
+    fn tested(&self, tested: tests::Tested) {
         let mut known = self.known();
-        known.checks.push(check);
-        known.tests = counts;
+        known.checks.push(tested.check);
+        (known.tests, known.files) = (tested.counts, tested.files);
     }
 
     fn finish(&self) -> io::Result<Report> {
@@ -145,7 +150,7 @@ impl Draft {
     }
 
     fn write(&self, known: &mut Known) -> io::Result<Report> {
-        let report = Report::new(known.checks.clone(), known.tests);
+        let report = Report::new(known.checks.clone(), known.tests, known.files.clone());
         let mut text = serde_json::to_vec_pretty(&report)?;
         text.push(b'\n');
         let path = format!("{}/{}", self.folder, files::REPORT);

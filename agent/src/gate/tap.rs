@@ -5,30 +5,26 @@
 
 use std::collections::HashSet;
 
-use kiln_schema::gate::Tests;
-
-/// A test that failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failed {
-    /// Its number.
-    pub number: u32,
-    /// Its description; may be empty.
-    pub name: String,
-    /// What it said about its failure, without the leading `#`.
-    pub said: Vec<String>,
-}
+use kiln_schema::gate::{CheckOutcome, Test, Tests};
 
 /// What a test file's output amounts to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Output {
     /// How many tests ended how.
     pub counts: Tests,
-    /// The tests that failed.
-    pub failed: Vec<Failed>,
+    /// Every test that gave a result, in that order.
+    pub tests: Vec<Test>,
     /// The file as a whole was skipped, for this reason (`1..0 # SKIP …`).
     pub skipped_whole: Option<String>,
     /// What is wrong with the output itself; with any of these the counts prove nothing.
     pub problems: Vec<String>,
+}
+
+impl Output {
+    /// The tests that failed.
+    pub fn failed(&self) -> impl Iterator<Item = &Test> {
+        self.tests.iter().filter(|test| test.outcome == CheckOutcome::Failed)
+    }
 }
 
 /// Lines of explanation kept for one failed test.
@@ -42,11 +38,19 @@ const MAX_TESTS: u32 = 1_000_000;
 /// subtest count through the result of their parent.
 pub fn parse(text: &str) -> Output {
     let mut reading = Reading::default();
-    let mut in_block = false;
+    // How far a YAML block is indented, inside one.
+    let mut block = None;
     for line in text.lines().map(str::trim_end) {
         // An indented YAML block explains the result before it.
-        if in_block || line.trim_start() == "---" && line.starts_with(' ') {
-            in_block = line.trim_start() != "...";
+        if let Some(indent) = block {
+            match line.trim_start() {
+                "..." => block = None,
+                _ => reading.explain(line.get(indent..).unwrap_or_default()),
+            }
+            continue;
+        }
+        if line.trim_start() == "---" && line.starts_with(' ') {
+            block = Some(line.len() - "---".len());
             continue;
         }
         if let Some(reason) = line.strip_prefix("Bail out!") {
@@ -81,16 +85,21 @@ impl Reading {
         } else if let Some(result) = word(line, "ok") {
             self.result(result, true);
         } else if let Some(comment) = line.strip_prefix('#') {
-            if let (true, Some(failed)) = (self.explains, self.output.failed.last_mut())
-                && failed.said.len() < MAX_SAID
-            {
-                failed.said.push(comment.trim().to_owned());
-            }
+            self.explain(comment.trim());
         } else if let Some((first, rest)) = line.split_once("..")
             && !first.is_empty()
             && first.bytes().all(|b| b.is_ascii_digit())
         {
             self.plan(first, rest);
+        }
+    }
+
+    /// Takes a line for what the last test says of its failure, if it failed.
+    fn explain(&mut self, line: &str) {
+        if let (true, Some(failed)) = (self.explains, self.output.tests.last_mut())
+            && failed.said.len() < MAX_SAID
+        {
+            failed.said.push(line.to_owned());
         }
     }
 
@@ -125,15 +134,17 @@ impl Reading {
         }
         let (name, directive) = split_directive(rest);
         let name = name.trim().trim_start_matches("- ").trim();
-        match (ok, directive) {
-            (true, Some(Directive::Skip(_))) | (false, Some(Directive::Todo)) => self.output.counts.skipped += 1,
-            (true, _) => self.output.counts.passed += 1,
-            (false, _) => {
-                self.output.counts.failed += 1;
-                self.output.failed.push(Failed { number, name: name.to_owned(), said: Vec::new() });
-                self.explains = true;
-            }
-        }
+        let counts = &mut self.output.counts;
+        let (outcome, count, said) = match (ok, directive) {
+            (true, Some(Directive::Skip(reason))) => (CheckOutcome::Skipped, &mut counts.skipped, Some(reason)),
+            (false, Some(Directive::Todo)) => (CheckOutcome::Skipped, &mut counts.skipped, Some("to do".to_owned())),
+            (true, _) => (CheckOutcome::Passed, &mut counts.passed, None),
+            (false, _) => (CheckOutcome::Failed, &mut counts.failed, None),
+        };
+        *count += 1;
+        self.explains = outcome == CheckOutcome::Failed;
+        let said = said.filter(|reason| !reason.is_empty()).into_iter().collect();
+        self.output.tests.push(Test { number, name: name.to_owned(), outcome, said });
     }
 
     fn problem(&mut self, problem: String) {
@@ -261,10 +272,21 @@ mod tests {
     #[test]
     fn a_failed_test_keeps_its_name_and_what_it_said() {
         let text = "1..2\nnot ok 1 it runs\n# (in test file a.bats, line 2)\n#   `false' failed\nok 2 b\n# unrelated\n";
-        let failed = parse(text).failed;
-        assert_eq!(failed.len(), 1);
+        let output = parse(text);
+        let failed: Vec<_> = output.failed().collect();
+        assert_eq!((failed.len(), output.tests.len()), (1, 2));
         assert_eq!((failed[0].number, failed[0].name.as_str()), (1, "it runs"));
         assert_eq!(failed[0].said, ["(in test file a.bats, line 2)", "`false' failed"]);
+    }
+
+    #[test]
+    fn the_yaml_block_of_a_failed_test_is_its_detail() {
+        let text = "TAP version 13\n1..3\nnot ok 1 port\n  ---\n  message: 'nothing listens'\n  found:\n    - 22\n  ...\n\
+                    ok 2 b # SKIP no disk\n  ---\n  message: fine\n  ...\nok 3 c\n";
+        let tests = parse(text).tests;
+        assert_eq!(tests[0].said, ["message: 'nothing listens'", "found:", "  - 22"]);
+        assert_eq!(tests[0].gist(), Some("nothing listens"));
+        assert_eq!((&tests[1].said[..], tests[2].said.len()), (&["no disk".to_owned()][..], 0));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The check `tests`: every test file ran to its end, tested something, and nothing failed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kiln_schema::gate::{Check, Tests};
+use kiln_schema::gate::{Check, TestFile, Tests};
 
 use super::status::spelled;
 use super::tap::{self, Output};
@@ -14,90 +14,89 @@ pub const NAME: &str = "tests";
 
 /// Names of failed tests that fit into one sentence.
 const NAMED: usize = 5;
-/// Failed tests of a file give this many lines of what they said.
-const SAID: usize = 1;
 /// What `Command::capture` keeps of an output; one of this size may have lost its beginning.
 const CAPTURED: usize = 1024 * 1024;
 
-/// Runs every test file and judges them together. `tell` gets each file before it runs. Also gives the
-/// counts, and all that the files printed.
-pub fn check(
-    system: &System,
-    paths: &[String],
-    timeout: Duration,
-    tell: &mut dyn FnMut(&str),
-) -> (Check, Tests, Vec<u8>) {
+/// What came of all test files together.
+pub struct Tested {
+    /// The verdict.
+    pub check: Check,
+    /// The counts of all files.
+    pub counts: Tests,
+    /// Each file.
+    pub files: Vec<TestFile>,
+    /// All that the files printed.
+    pub printed: Vec<u8>,
+}
+
+/// Runs every test file and judges them together. `tell` gets each file before it runs.
+pub fn run_all(system: &System, paths: &[String], timeout: Duration, tell: &mut dyn FnMut(&str)) -> Tested {
     let mut counts = Tests::default();
     let mut printed = Vec::new();
-    let mut causes = Vec::new();
-    let mut files = 0;
+    let mut files = Vec::new();
     for found in paths.iter().flat_map(|path| test_files(system, path)) {
-        let file = match found {
-            Ok(file) => file,
-            Err(cause) => {
-                causes.push(cause);
-                continue;
-            }
+        let (path, cause) = match found {
+            Ok(file) => (file, None),
+            Err((path, cause)) => (path, Some(cause)),
         };
-        tell(&file);
-        files += 1;
-        printed.extend(format!("# {file}\n").into_bytes());
-        match run(system, &file, timeout, &mut printed) {
-            Ok(output) => {
-                counts.planned += output.counts.planned;
-                counts.passed += output.counts.passed;
-                counts.failed += output.counts.failed;
-                counts.skipped += output.counts.skipped;
-            }
-            Err((cause, part)) => {
-                counts.planned += part.planned;
-                counts.passed += part.passed;
-                counts.failed += part.failed;
-                counts.skipped += part.skipped;
-                causes.push(cause);
-            }
+        let mut file = TestFile { path, cause, ..TestFile::default() };
+        if file.cause.is_none() {
+            tell(&file.path);
+            printed.extend(format!("# {}\n", file.path).into_bytes());
+            let started = Instant::now();
+            let (output, cause) = run(system, &file.path, timeout, &mut printed);
+            file.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            counts.planned += output.counts.planned;
+            counts.passed += output.counts.passed;
+            counts.failed += output.counts.failed;
+            counts.skipped += output.counts.skipped;
+            (file.tests, file.cause) = (output.tests, cause);
         }
+        files.push(file);
     }
-    if causes.is_empty() && counts.passed == 0 {
-        causes.push(match counts.skipped {
-            0 => "no test ran at all, which proves nothing".to_owned(),
-            skipped => format!("all {skipped} tests were skipped, which proves nothing"),
-        });
-    }
-    let check = match causes.split_first() {
-        None => {
+    Tested { check: verdict(&files, &counts), counts, files, printed }
+}
+
+fn verdict(files: &[TestFile], counts: &Tests) -> Check {
+    let mut causes = files.iter().filter_map(|file| Some(format!("{}: {}", file.path, file.cause.as_ref()?)));
+    match (causes.next(), causes.count()) {
+        (Some(first), 0) => failed(NAME, first),
+        (Some(first), more) => failed(NAME, format!("{first}; and {more} more test files failed")),
+        (None, _) if counts.passed > 0 => {
             let skipped = if counts.skipped > 0 { format!(", {} skipped", counts.skipped) } else { String::new() };
-            passed(NAME, format!("{} tests passed{skipped}, in {files} files", counts.passed))
+            passed(NAME, format!("{} tests passed{skipped}, in {} files", counts.passed, files.len()))
         }
-        Some((first, [])) => failed(NAME, first.clone()),
-        Some((first, rest)) => failed(NAME, format!("{first}; and {} more test files failed", rest.len())),
-    };
-    (check, counts, printed)
+        (None, _) if counts.skipped > 0 => {
+            failed(NAME, format!("all {} tests were skipped, which proves nothing", counts.skipped))
+        }
+        (None, _) => failed(NAME, "no test ran at all, which proves nothing"),
+    }
 }
 
 /// The test files that a path names: itself, or what is in the folder. A folder may hold helpers and
 /// data as well, so there only `*.bats` and executables count.
-fn test_files(system: &System, path: &str) -> Vec<Result<String, String>> {
+fn test_files(system: &System, path: &str) -> Vec<Result<String, (String, String)>> {
+    let no = |cause: String| vec![Err((path.to_owned(), cause))];
     let metadata = match system.metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return vec![Err(format!("{path}: there is no such test file on the instance"))];
+            return no("there is no such test file on the instance".to_owned());
         }
-        Err(error) => return vec![Err(error.to_string())],
+        Err(error) => return no(error.to_string()),
     };
     if !metadata.is_dir() {
-        return vec![match kind(system, path) {
-            Some(_) => Ok(path.to_owned()),
-            None => Err(format!("{path}: neither a .bats file nor executable, so it cannot be run")),
-        }];
+        return match kind(system, path) {
+            Some(_) => vec![Ok(path.to_owned())],
+            None => no("neither a .bats file nor executable, so it cannot be run".to_owned()),
+        };
     }
     match system.list(path) {
         Ok(names) => {
             let inside = names.iter().map(|name| format!("{}/{name}", path.trim_end_matches('/')));
             let files: Vec<_> = inside.filter(|file| kind(system, file).is_some()).map(Ok).collect();
-            if files.is_empty() { vec![Err(format!("{path}: there are no test files in this folder"))] } else { files }
+            if files.is_empty() { no("there are no test files in this folder".to_owned()) } else { files }
         }
-        Err(error) => vec![Err(error.to_string())],
+        Err(error) => no(error.to_string()),
     }
 }
 
@@ -116,34 +115,30 @@ fn kind(system: &System, path: &str) -> Option<Kind> {
     (metadata.permissions().mode() & 0o111 != 0).then_some(Kind::Program)
 }
 
-/// Runs one file. A failure is one sentence that names it, with the counts as far as they go.
-fn run(system: &System, file: &str, timeout: Duration, printed: &mut Vec<u8>) -> Result<Output, (String, Tests)> {
+/// Runs one file. The sentence says why it did not pass; the results go as far as they came.
+fn run(system: &System, file: &str, timeout: Duration, printed: &mut Vec<u8>) -> (Output, Option<String>) {
     let command = match kind(system, file) {
         Some(Kind::Bats) => Command::new("bats", timeout).args(["--tap", file]),
         _ => Command::new(file, timeout),
     };
-    let nothing = |cause: String| (cause, Tests::default());
+    let nothing = |cause: &str| (Output::default(), Some(cause.to_owned()));
     match system.run(&command.capture()) {
         Ok(finished) => {
             keep(printed, &finished);
-            judge(file, &finished)
+            judge(&finished)
         }
-        Err(RunError::Missing(program)) if program == "bats" => Err(nothing(format!(
-            "{file}: bats is not installed on the instance: install it in the image (apt-get install bats)"
-        ))),
+        Err(RunError::Missing(program)) if program == "bats" => {
+            nothing("bats is not installed on the instance: install it in the image (apt-get install bats)")
+        }
         // The kernel says "not found" of a script whose interpreter lacks.
-        Err(RunError::Missing(_)) => Err(nothing(format!("{file}: its interpreter is not installed"))),
+        Err(RunError::Missing(_)) => nothing("its interpreter is not installed"),
         Err(RunError::Timeout(_, after, finished)) => {
             keep(printed, &finished);
             let output = tap::parse(&String::from_utf8_lossy(&finished.stdout));
-            let cause = format!(
-                "{file}: did not end within {} and was killed after {} results",
-                spelled(after),
-                output.counts.seen()
-            );
-            Err((cause, output.counts))
+            let (after, seen) = (spelled(after), output.counts.seen());
+            (output, Some(format!("did not end within {after} and was killed after {seen} results")))
         }
-        Err(error) => Err(nothing(format!("{file}: {error}"))),
+        Err(error) => nothing(&error.to_string()),
     }
 }
 
@@ -157,7 +152,7 @@ fn keep(printed: &mut Vec<u8>, finished: &Finished) {
     }
 }
 
-fn judge(file: &str, finished: &Finished) -> Result<Output, (String, Tests)> {
+fn judge(finished: &Finished) -> (Output, Option<String>) {
     let mut output = tap::parse(&String::from_utf8_lossy(&finished.stdout));
     if finished.stdout.len() >= CAPTURED {
         output.problems.insert(0, format!("it printed more than {} KiB", CAPTURED / 1024));
@@ -165,7 +160,7 @@ fn judge(file: &str, finished: &Finished) -> Result<Output, (String, Tests)> {
     let stderr = String::from_utf8_lossy(&finished.stderr);
     let said = stderr.lines().rev().find(|line| !line.trim().is_empty());
     let said = said.map_or_else(String::new, |line| format!(" ({})", line.trim()));
-    let cause = if !output.failed.is_empty() {
+    let cause = if output.counts.failed > 0 {
         failures(&output)
     } else if let Some(problem) = output.problems.first() {
         format!("{problem}{said}")
@@ -174,26 +169,25 @@ fn judge(file: &str, finished: &Finished) -> Result<Output, (String, Tests)> {
     } else if output.counts.planned == 0 && output.skipped_whole.is_none() {
         "there is no test in it".to_owned()
     } else {
-        return Ok(output);
+        return (output, None);
     };
-    Err((format!("{file}: {cause}"), output.counts))
+    (output, Some(cause))
 }
 
 /// `2 of 5 tests failed: "it runs" (`false' failed), "it answers"`.
 fn failures(output: &Output) -> String {
-    let names = output.failed.iter().take(NAMED).map(|test| {
+    let names = output.failed().take(NAMED).map(|test| {
         let name = if test.name.is_empty() { format!("test {}", test.number) } else { format!("\"{}\"", test.name) };
-        // The place in the file comes first in what bats says; the cause is the last line.
-        let said: Vec<_> = test.said.iter().filter(|line| !line.starts_with('(')).take(SAID).collect();
-        said.first().map_or(name.clone(), |line| format!("{name} ({line})"))
+        test.gist().map_or(name.clone(), |line| format!("{name} ({line})"))
     });
     let mut text = names.collect::<Vec<_>>().join(", ");
-    if output.failed.len() > NAMED {
-        text.push_str(&format!(" and {} more", output.failed.len() - NAMED));
+    let failed = output.counts.failed as usize;
+    if failed > NAMED {
+        text.push_str(&format!(" and {} more", failed - NAMED));
     }
     let total = output.counts.planned.max(output.counts.seen());
     let also = output.problems.first().map_or_else(String::new, |problem| format!("; {problem}"));
-    format!("{} of {total} tests failed: {text}{also}", output.failed.len())
+    format!("{failed} of {total} tests failed: {text}{also}")
 }
 
 #[cfg(test)]
@@ -213,7 +207,8 @@ mod test {
             system.set_mode(&path, *mode).unwrap();
             paths.push(path);
         }
-        let (check, counts, printed) = check(&system, &paths, Duration::from_secs(60), &mut |_| {});
+        let Tested { check, counts, files, printed } = run_all(&system, &paths, Duration::from_secs(60), &mut |_| {});
+        assert_eq!((files.len(), files.iter().map(|f| f.tests.len()).sum()), (paths.len(), counts.seen() as usize));
         let message = check.message.replace(&format!("{}/", folder.path().display()), "");
         (check.outcome, message, counts, String::from_utf8(printed).unwrap())
     }
@@ -269,6 +264,11 @@ mod test {
         assert_eq!(both.0, CheckOutcome::Passed);
         for (body, mode, expected) in [
             (sh("echo 1..2; echo ok 1; echo not ok 2 - port"), 0o755, "t: 1 of 2 tests failed: \"port\""),
+            (
+                sh("echo 1..1; echo not ok 1 - port; echo '  ---'; echo '  message: closed'; echo '  ...'"),
+                0o755,
+                "\"port\" (closed)",
+            ),
             (sh("echo all is well"), 0o755, "t: its output is not TAP"),
             (sh("echo oops >&2; exit 3"), 0o755, "t: its output is not TAP: there is no plan and no result (oops)"),
             (sh("echo 1..1; echo ok 1; exit 3"), 0o755, "t: it exited 3 although no test failed"),
@@ -291,7 +291,7 @@ mod test {
         let path = folder.path().join("t").display().to_string();
         let system = System::new("/");
         crate::testing::executable(&system, &path, "#!/bin/sh\necho 1..2\necho ok 1\nexec sleep 60\n");
-        let (check, counts, _) = check(&system, &[path], Duration::from_millis(300), &mut |_| {});
+        let Tested { check, counts, .. } = run_all(&system, &[path], Duration::from_millis(300), &mut |_| {});
         assert!(
             check.message.ends_with("did not end within 300ms and was killed after 1 results"),
             "{}",
@@ -305,7 +305,8 @@ mod test {
         let folder = tempfile::tempdir().unwrap();
         let empty = folder.path().display().to_string();
         let system = System::new("/");
-        let message = |path: &str| check(&system, &[path.to_owned()], Duration::from_secs(5), &mut |_| {}).0.message;
+        let message =
+            |path: &str| run_all(&system, &[path.to_owned()], Duration::from_secs(5), &mut |_| {}).check.message;
         assert!(message("/no/such/test.bats").contains("there is no such test file on the instance"));
         system.write(format!("{empty}/README"), "text", FileOptions::default()).unwrap();
         assert!(message(&empty).ends_with("there are no test files in this folder"));
@@ -317,7 +318,7 @@ mod test {
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
         system.write("/t/a.bats", "", FileOptions::default()).unwrap();
-        let (check, _, _) = check(&system, &["/t".to_owned()], Duration::from_secs(5), &mut |_| {});
+        let check = run_all(&system, &["/t".to_owned()], Duration::from_secs(5), &mut |_| {}).check;
         assert!(check.message.contains("apt-get install bats"), "{}", check.message);
     }
 }

@@ -25,17 +25,19 @@ impl Waited {
     }
 }
 
-/// Waits until the state is final or the time is over. `tell` gets what is waited for, on every change.
+/// Waits until the state is final or the time is over. `tell` gets what is waited for and the
+/// time that is left, on every change.
 ///
 /// # Errors
 /// When the status cannot be watched.
-pub fn for_the_agent(system: &System, timeout: Duration, tell: &mut dyn FnMut(&str)) -> io::Result<Waited> {
+pub fn for_the_agent(system: &System, timeout: Duration, tell: &mut dyn FnMut(&str, Duration)) -> io::Result<Waited> {
+    let deadline = Instant::now() + timeout;
     let mut told = String::new();
     let is_final = |system: &System| match report::current(system) {
         Ok(status) if !status.state.is_final() => {
             let doing = doing(&status);
             if doing != told {
-                tell(&doing);
+                tell(&doing, deadline.saturating_duration_since(Instant::now()));
                 told = doing;
             }
             false
@@ -44,7 +46,7 @@ pub fn for_the_agent(system: &System, timeout: Duration, tell: &mut dyn FnMut(&s
         Ok(_) | Err(_) => true,
     };
     // An agent that is killed wakes the wait as well: the kernel lets go of its lock.
-    let finished = system.wait_for(paths::RUN, Instant::now() + timeout, is_final)?;
+    let finished = system.wait_for(paths::RUN, deadline, is_final)?;
     Ok(Waited { status: report::current(system), finished })
 }
 
@@ -121,11 +123,15 @@ mod tests {
         let status = running_since("2026-01-01T00:00:00Z");
         let boot_id = system.boot_id().to_owned();
         report.update(|own| own.clone_from(&Status { boot_id, ..status })).unwrap();
-        let waited = for_the_agent(&system, Duration::from_millis(50), &mut |line| told.push(line.to_owned())).unwrap();
+        let waited = for_the_agent(&system, Duration::from_millis(50), &mut |line, left| {
+            assert!(left <= Duration::from_millis(50));
+            told.push(line.to_owned());
+        })
+        .unwrap();
         assert!(!waited.finished && !waited.is_done());
         assert_eq!(told, ["final stage, handler runcmd"]);
         let writer = std::thread::spawn(move || report.update(|status| status.state = State::Done).unwrap());
-        let waited = for_the_agent(&system, Duration::from_secs(20), &mut |_| {}).unwrap();
+        let waited = for_the_agent(&system, Duration::from_secs(20), &mut |_, _| {}).unwrap();
         writer.join().unwrap();
         assert!(waited.is_done());
     }
@@ -135,10 +141,10 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         let system = System::new(tree.path());
         system.write(paths::DISABLED, "", FileOptions::default()).unwrap();
-        let waited = for_the_agent(&system, Duration::from_secs(20), &mut |_| {}).unwrap();
+        let waited = for_the_agent(&system, Duration::from_secs(20), &mut |_, _| {}).unwrap();
         assert!(waited.finished && waited.status.unwrap().state == State::Disabled);
         system.write(paths::STATUS, "{", FileOptions::default()).unwrap();
-        let waited = for_the_agent(&system, Duration::from_secs(20), &mut |_| {}).unwrap();
+        let waited = for_the_agent(&system, Duration::from_secs(20), &mut |_, _| {}).unwrap();
         assert!(waited.finished && waited.status.unwrap_err().contains(paths::STATUS));
     }
 }

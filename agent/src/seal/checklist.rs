@@ -68,7 +68,13 @@ pub static CHECKLIST: &[Item] = &[
     Item::remove(
         "authorized-keys",
         "a key of the bake, the builder's temporary one too, would open every instance",
-        &["~/.ssh/authorized_keys", "~/.ssh/authorized_keys2"],
+        &[
+            "~/.ssh/authorized_keys",
+            "~/.ssh/authorized_keys2",
+            "/etc/ssh/authorized_keys/*",
+            "/etc/ssh/authorized_keys.d/*",
+            "/etc/ssh/keys/*",
+        ],
     ),
     Item {
         action: Action::Edit(edits::without_passwords),

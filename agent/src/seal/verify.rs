@@ -231,15 +231,19 @@ fn host_keys(system: &System, _: &Tree<'_>, _: &[PublicKey]) -> Places {
     keys.map(|path| (path, "an SSH host key is left in the image")).collect()
 }
 
-/// Keys for logging in, in any file of that name: also one put aside, as `authorized_keys.old`.
+/// Keys for logging in, in any file of that name, also one put aside as `authorized_keys.old`, and wherever
+/// else sshd is told to look.
 fn authorized_keys(system: &System, tree: &Tree<'_>, own: &[PublicKey]) -> Places {
     let folders = tree.homes.iter().map(|home| format!("{home}/.ssh"));
     let files = folders.flat_map(|folder| system.children(&folder)).filter(|found| found.kind == Kind::File);
     let named = files.map(|found| found.path).filter(|path| path.contains("/authorized_keys"));
-    named
-        .filter(|path| lets_in(system, path, own))
-        .map(|path| (path, "it lets somebody log in to every instance"))
-        .collect()
+    let passwd = system.read_text("/etc/passwd").unwrap_or_default();
+    let accounts = passwd.lines().filter_map(|line| system.account(line.split(':').next()?));
+    let told = accounts.map(|account| crate::authorized_keys::file_of(system, &account));
+    let told = told.filter(|path| system.look(path).is_some_and(|found| found.kind == Kind::File));
+    let files: BTreeSet<String> = named.chain(told).collect();
+    let open = files.into_iter().filter(|path| lets_in(system, path, own));
+    open.map(|path| (path, "it lets somebody log in to every instance")).collect()
 }
 
 /// Whether a file has a line that is none of these keys.
@@ -374,6 +378,17 @@ mod tests {
             "/opt/app/key.pem: a private key is left in the image",
         ];
         assert_eq!(found_in(&more), expected);
+    }
+
+    #[test]
+    fn keys_are_looked_for_where_sshd_does() {
+        let files = [
+            ("/etc/passwd", "admin:x:1000:1000::/home/admin:/bin/sh\n"),
+            ("/etc/ssh/sshd_config", "AuthorizedKeysFile /srv/keys/%u\n"),
+            ("/srv/keys/admin", "ssh-ed25519 AAAA baker\n"),
+            ("/srv/keys/nobody", "ssh-ed25519 AAAA baker\n"),
+        ];
+        assert_eq!(found_in(&files), ["/srv/keys/admin: it lets somebody log in to every instance"]);
     }
 
     #[test]

@@ -139,6 +139,27 @@ impl MachineHandle {
         process::capture(&command, b"", within).doing(|| format!("cannot run a command in {}", self.instance))
     }
 
+    /// Puts a file into the machine, owned by root and for root alone.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or not be written there in time.
+    pub fn put(&self, file: &Path, to: &str, within: Duration) -> Result<()> {
+        let doing = || format!("cannot put {} into {}", file.display(), self.instance);
+        let content = std::fs::File::open(file).doing(doing)?;
+        let command = self.command(["sh", "-c", "umask 077 && exec cat >\"$1\"", "sh", to])?;
+        ended_well(process::feed(&command, content, within)).map(drop).doing(doing)
+    }
+
+    /// The content of a file of the machine.
+    ///
+    /// # Errors
+    /// When it cannot be read there in time.
+    pub fn get(&self, path: &str, within: Duration) -> Result<Vec<u8>> {
+        let command = self.command(["cat", "--", path])?;
+        ended_well(process::capture(&command, b"", within))
+            .doing(|| format!("cannot get {path} from {}", self.instance))
+    }
+
     /// The words that run a command in the machine as root, with a clean environment.
     ///
     /// # Errors
@@ -183,6 +204,15 @@ impl MachineHandle {
         let bytes = read(&path, &self.instance)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
+}
+
+/// What a command printed that had to succeed.
+fn ended_well(ran: std::io::Result<Output>) -> std::io::Result<Vec<u8>> {
+    let output = ran?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    Err(std::io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
 fn read(path: &Path, instance: &str) -> Result<Vec<u8>> {

@@ -31,6 +31,8 @@ pub struct Copied {
     pub snapshots: Vec<String>,
     /// When it ceases to be offered, in RFC 3339; none for never.
     pub deprecated: Option<String>,
+    /// Whether the API says that something of it is not encrypted.
+    pub plain: bool,
 }
 
 impl Copied {
@@ -118,6 +120,10 @@ fn copied(image: &Image) -> Copied {
         tags: image.tags().iter().map(|tag| (text(tag.key()), text(tag.value()))).collect(),
         snapshots: snapshots.map(str::to_owned).collect(),
         deprecated: image.deprecation_time().map(str::to_owned),
+        plain: image
+            .block_device_mappings()
+            .iter()
+            .any(|device| device.ebs().is_some_and(|ebs| ebs.encrypted() == Some(false))),
     }
 }
 

@@ -19,12 +19,14 @@ const TERMINATION: Duration = Duration::from_secs(300);
 /// One region of EC2.
 pub struct Ec2 {
     pub(super) client: Client,
+    /// For clients of other services at the same place.
+    pub(super) config: SdkConfig,
     at: String,
 }
 
 impl Ec2 {
     pub(super) fn from(config: &SdkConfig, at: String) -> Ec2 {
-        Ec2 { client: Client::new(config), at }
+        Ec2 { client: Client::new(config), config: config.clone(), at }
     }
 
     /// The region the client ended up with.
@@ -53,6 +55,11 @@ impl Ec2 {
             at: self.at.clone(),
             reason: format!("{id} does not become available: {}", plain(&DisplayErrorContext(error).to_string())),
         })
+    }
+
+    /// Of an answer that is none.
+    pub(super) fn unexpected(&self, call: &'static str, reason: &str) -> Error {
+        Error { call, at: self.at.clone(), reason: reason.to_owned() }
     }
 
     pub(super) fn error<E, R>(&self, call: &'static str, error: &SdkError<E, R>) -> Error
@@ -94,13 +101,15 @@ pub(super) fn filter(name: &str, values: &[impl AsRef<str>]) -> Filter {
     Filter::builder().name(name).set_values(Some(values)).build()
 }
 
-fn ami(image: &Image) -> Ami {
+pub(super) fn ami(image: &Image) -> Ami {
     let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
     let tags = image.tags().iter().map(|tag| (text(tag.key()), text(tag.value()))).collect();
     let snapshots = image.block_device_mappings().iter().filter_map(|device| device.ebs()?.snapshot_id());
     Ami {
         id: text(image.image_id()),
         name: text(image.name()),
+        owner: text(image.owner_id()),
+        root_device: image.root_device_type().map(|kind| kind.as_str().to_owned()).unwrap_or_default(),
         arch: image.architecture().map(|arch| arch.as_str().to_owned()).unwrap_or_default(),
         created: text(image.creation_date()),
         tags,

@@ -1,20 +1,24 @@
 //! The only AWS calls of the builder: a small trait per need, and [`Ec2`], which answers them all.
 
+mod bases;
 mod copies;
 mod door;
 mod ec2;
 mod fleet;
+mod launch;
 mod lease;
 mod parameters;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
+pub use bases::Bases;
 pub use copies::{Copied, Copies, Order, State};
 pub use door::Door;
 pub use ec2::Ec2;
 use ec2::filter;
 pub use fleet::{Fleet, Group, Groups, Instance, Scaling, Template, TemplateVersion};
+pub use launch::{Launch, NewInstance};
 pub use lease::{Held, Leases};
 pub use parameters::{Parameters, Ssm, Version};
 
@@ -25,8 +29,12 @@ pub struct Ami {
     pub id: String,
     /// Its name.
     pub name: String,
+    /// The account that it belongs to, by its number.
+    pub owner: String,
     /// The processor.
     pub arch: String,
+    /// What its root lies on: `ebs` or `instance-store`.
+    pub root_device: String,
     /// When it was made, in RFC 3339 with UTC, so that text order is the order of time.
     pub created: String,
     /// Its tags, of which an account sees its own alone.

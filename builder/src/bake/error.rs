@@ -57,6 +57,9 @@ pub enum Error {
     /// What cannot be called as it should.
     #[error("{0}")]
     Name(String),
+    /// One folder for several reports.
+    #[error("--report is for one image: leave it out, and each gets its own")]
+    OneReport,
     /// Two test files of one name.
     #[error("two tests of {image} are called {name}: rename one, because they come to lie in one folder")]
     TwoTests {
@@ -131,6 +134,9 @@ impl Error {
 
     /// Whether the command line is at fault.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Error::Images(error) if error.is_usage())
+        match self {
+            Error::Images(error) => error.is_usage(),
+            other => matches!(other, Error::OneReport),
+        }
     }
 }

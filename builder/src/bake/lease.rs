@@ -73,10 +73,10 @@ impl Lease {
 /// When the API does not answer.
 pub async fn take(session: &Session<'_>, recipe: &Recipe, run: &RunId, progress: &Progress) -> Result<Lease, Error> {
     let api = &session.site.ec2;
-    let name = format!("kiln-lease-{}-{}", recipe.name, recipe.arch.name());
+    let name = format!("kiln-lease-{}-{}-{}", recipe.name, recipe.arch.name(), recipe.store.name());
     let us = Holder::us(Some(run));
     loop {
-        let told = |who: &str| progress.say(&format!("waiting for the bake of {} on {who}", recipe.name));
+        let told = |who: &str| progress.say(&format!("waiting for the bake of {} on {who}", recipe.label));
         let held = match acquire(api, &name, &us, told, sleep).await? {
             Acquired::Ours(id) => return Ok(Lease { id }),
             Acquired::Dead(held) => held,

@@ -43,6 +43,11 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// How many images were asked for.
+    pub fn all(&self) -> usize {
+        self.baked + self.unchanged + self.failed + self.left_out
+    }
+
     /// Whether every image that was asked for is there, in every region.
     pub fn is_good(&self) -> bool {
         self.failed + self.left_out + self.incomplete == 0
@@ -73,17 +78,24 @@ pub async fn bake(
     parallel: usize,
     progress: &Progress,
 ) -> Result<Summary, Error> {
-    let graph = Graph::of(session.file);
+    let graph = Graph::at(session.file, session.target);
     let mut waiting = chosen(session, &graph, wanted).await?;
-    let alone = matches!(wanted, Wanted::Named(names) if names.len() == 1);
-    let width = waiting.iter().map(|recipe| recipe.name.chars().count()).max().unwrap_or(0);
+    let alone = matches!(wanted, Wanted::Named(_)) && waiting.len() == 1;
+    let width = waiting.iter().map(|recipe| recipe.label.chars().count()).max().unwrap_or(0);
+    if let Wanted::Named(names) = wanted {
+        let stores = names.iter().map(|name| session.file.variants(name)).collect::<Result<Vec<_>, _>>()?;
+        for recipe in stores.into_iter().flatten().filter(|recipe| recipe.store != session.target.store()) {
+            let store = recipe.store.name();
+            progress.say(&format!("{} is left to a target that makes images on {store}", recipe.label));
+        }
+    }
     recover::all(session, progress).await?;
 
     let mut stop = Stop::listen().map_err(|error| Error::file("cannot listen for signals", error))?;
     let mut stopped = None;
     // Of every image that is asked for: what came of it. Not in it means not yet.
     let mut ended: HashMap<&str, Option<Baked>> = HashMap::new();
-    let asked: HashSet<&str> = waiting.iter().map(|recipe| recipe.name.as_str()).collect();
+    let asked: HashSet<&str> = waiting.iter().map(|recipe| recipe.label.as_str()).collect();
     let mut running = FuturesUnordered::new();
     // Copies take long and need no machine of ours: whatever is built on an image does not wait for them.
     let mut copying = FuturesUnordered::new();
@@ -91,19 +103,19 @@ pub async fn bake(
     loop {
         let mut later = Vec::new();
         for recipe in waiting {
-            let progress = progress.of(&recipe.name, if alone { 0 } else { width });
-            let parent = graph.parent(recipe).map(|parent| parent.name.as_str()).filter(|name| asked.contains(name));
+            let progress = progress.of(&recipe.label, if alone { 0 } else { width });
+            let parent = graph.parent(recipe).map(|parent| parent.label.as_str()).filter(|name| asked.contains(name));
             let base = parent.map(|name| (name, ended.get(name)));
             match base {
                 _ if stopped.is_some() => {
                     let why = format!("interrupted by {}", stopped.unwrap_or_default());
                     leave_out(recipe, why, &progress, &mut summary);
-                    ended.insert(&recipe.name, None);
+                    ended.insert(&recipe.label, None);
                 }
                 Some((name, Some(None))) => {
                     let why = format!("there is no new {name} to build it on");
                     leave_out(recipe, why, &progress, &mut summary);
-                    ended.insert(&recipe.name, None);
+                    ended.insert(&recipe.label, None);
                 }
                 Some((_, None)) => later.push(recipe),
                 _ if running.len() >= parallel => later.push(recipe),
@@ -128,7 +140,7 @@ pub async fn bake(
                 if let Some(baked) = &baked {
                     copying.push(spread(session, recipe, baked.clone(), progress));
                 }
-                ended.insert(&recipe.name, baked);
+                ended.insert(&recipe.label, baked);
             }
             Some(complete) = copying.next() => summary.incomplete += usize::from(!complete),
             name = stop.requested(), if stopped.is_none() => stopped = Some(name),
@@ -154,7 +166,7 @@ async fn spread(session: &Session<'_>, recipe: &Recipe, baked: Baked, progress: 
 fn leave_out(recipe: &Recipe, why: String, progress: &Progress, summary: &mut Summary) {
     progress.left_out(&why);
     summary.left_out += 1;
-    summary.ends.push((recipe.name.clone(), End::LeftOut(why)));
+    summary.ends.push((recipe.label.clone(), End::LeftOut(why)));
 }
 
 /// Says what came of an image and counts it.
@@ -181,23 +193,22 @@ fn told(recipe: &Recipe, outcome: Result<Baked, Error>, progress: &Progress, sum
             (End::Failed(error.cause()), None)
         }
     };
-    summary.ends.push((recipe.name.clone(), end));
+    summary.ends.push((recipe.label.clone(), end));
     baked
 }
 
 /// The images that are asked for, parents first.
 async fn chosen<'a>(session: &Session<'_>, graph: &Graph<'a>, wanted: &Wanted) -> Result<Vec<&'a Recipe>, Error> {
-    let names: HashSet<String> = match wanted {
+    let chosen: HashSet<&str> = match wanted {
         Wanted::All => return Ok(graph.parents_first()),
         Wanted::Named(names) => {
-            names.iter().try_for_each(|name| session.file.image(name).map(drop))?;
-            names.iter().cloned().collect()
+            session.file.variants_at(names, session.target)?.into_iter().map(|recipe| recipe.label.as_str()).collect()
         }
         Wanted::Stale => {
             let images = base::all(&session.site.ec2).await?;
-            let passed = images.iter().filter(|image| !image.tag(base::GATE_TAG).is_empty());
-            passed.map(|image| image.tag("application").to_owned()).collect()
+            let baked = |recipe: &&Recipe| images.iter().any(|image| base::is_of(image, recipe));
+            session.file.images().filter(baked).map(|recipe| recipe.label.as_str()).collect()
         }
     };
-    Ok(graph.parents_first().into_iter().filter(|recipe| names.contains(&recipe.name)).collect())
+    Ok(graph.parents_first().into_iter().filter(|recipe| chosen.contains(recipe.label.as_str())).collect())
 }

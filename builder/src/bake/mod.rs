@@ -7,6 +7,7 @@
 //! - `packer`, `watch`, `report`: the run, what it says, what came home.
 //! - `proof`: two instances of the new image, compared before it counts.
 //! - `record`, `sbom`: what the report says of the whole bake and of the packages in the image.
+//! - `progress`, `screen`: what a person or a program is told meanwhile.
 //! - `lease`: one bake of an image at a time, on whatever machine.
 //! - `recover`, `leftovers`: what a bake left that failed or was killed.
 
@@ -20,15 +21,16 @@ pub mod plan;
 pub mod progress;
 mod proof;
 mod record;
-mod recover;
-mod report;
+pub(crate) mod recover;
+pub(crate) mod report;
 mod sbom;
+mod screen;
 pub mod session;
 pub mod site;
-mod stage;
-mod steps;
+pub(crate) mod stage;
+pub(crate) mod steps;
 mod userdata;
-mod watch;
+pub(crate) mod watch;
 
 use std::path::PathBuf;
 

@@ -29,7 +29,11 @@ pub async fn bake(
     let mut stop = Stop::listen().map_err(|error| Error::file("cannot listen for signals", error))?;
     let run = RunId::new(recipe).map_err(Error::Name)?;
     // What is unchanged needs no lease, and neither does what has no base.
-    if let (_, Standing::Same(image)) = prepare(session, recipe, &parent, &run, &mut stop).await? {
+    let (plan, standing) = prepare(session, recipe, &parent, &run, &mut stop).await?;
+    if let Some(sentence) = &plan.unlocked {
+        progress.say(sentence);
+    }
+    if let Standing::Same(image) = standing {
         return Ok(Baked { image, report: None });
     }
     let lease = tokio::select! {
@@ -76,12 +80,19 @@ async fn with_lease(
     let why = match standing {
         Standing::Same(image) => return Ok(Baked { image, report: None }),
         Standing::Changed { inputs, newest } if inputs.is_empty() => format!("; {} has the same inputs", newest.name),
-        Standing::Changed { inputs, newest } => format!("; since {} changed: {}", newest.name, inputs.join(", ")),
+        Standing::Changed { inputs, newest } => {
+            // What the base was is known by the tag of the image that was built on it.
+            let told = |input: &String| match input.as_str() {
+                base::BASE_INPUT => format!("base (it was {})", newest.tag("ancestor_name")),
+                other => other.to_owned(),
+            };
+            format!("; since {} changed: {}", newest.name, inputs.iter().map(told).collect::<Vec<_>>().join(", "))
+        }
         Standing::None => String::new(),
     };
     progress.phase(Phase::Resolve, &format!("{} on {} ({}){why}", run.image_name, plan.base.name, plan.base.id));
 
-    let folder = absolute(&report::folder(session.request, &plan.recipe.name, &plan.run.timestamp))?;
+    let folder = absolute(&report::folder(session.request, &plan.recipe.slug(), &plan.run.timestamp))?;
     // Beside the report and not among temporary files: a later bake needs it if this one is killed.
     let work = folder.join(report::WORK);
     let entry = entry(&plan, site.place(), &folder);
@@ -122,15 +133,21 @@ async fn run_plan(
     stop: &mut Stop,
     progress: &Progress,
 ) -> Result<Ami, Error> {
+    report::clear(folder)?;
     files::private_dir(work).map_err(|error| Error::file(work.display(), error))?;
     stage::stage(plan, work)?;
     let (watch, ended) = packer::run(session, plan, work, folder, stop, progress).await?;
-    report::unpack(work, folder)?;
-    record::bill_of_materials(plan, folder)?;
-    let made = image(session, plan, &watch, &ended, work, folder, stop, progress).await;
+    report::unpack(&plan.recipe.name, work, folder)?;
+    let mut made = match image(session, plan, &watch, &ended, work, folder).await {
+        Ok(id) => vouch(session, plan, id, work, folder, stop, progress).await,
+        Err(cause) => Err(cause),
+    };
+    if let Err(error) = record::write(plan, &made, watch.seal.as_ref(), &progress.timings(), folder) {
+        // Nobody could tell later what is in it.
+        made = made.and(Err((format!("the report cannot be written: {error}"), vec![])));
+    }
     let security_groups = recover::security_groups(work, &plan.recipe.name);
     let run = Run { id: &plan.run.id, image_name: &plan.run.image_name, security_groups: &security_groups };
-    record::write(plan, &made, watch.seal.as_ref(), &progress.timings(), folder)?;
     match made {
         Ok(id) => {
             // Packer has cleaned up as it should; the API has the last word on two instances.
@@ -141,14 +158,13 @@ async fn run_plan(
         Err((cause, tail)) => {
             let left = leftovers::remove(&session.site.ec2, run, None).await;
             let gone = if ended.stopped_by.is_some() && left.is_empty() { "; nothing of it is left" } else { "" };
-            let cause = format!("{}: {cause}{gone}", plan.recipe.name);
+            let cause = format!("{}: {cause}{gone}", plan.recipe.label);
             Err(Error::Failed(Box::new(Failure { cause, tail, report: folder.to_owned(), left })))
         }
     }
 }
 
-/// The id of the image, with the last word on it written; or why there is none.
-#[expect(clippy::too_many_arguments, reason = "a bake on one page")]
+/// The id of the image, or why there is none.
 async fn image(
     session: &Session<'_>,
     plan: &Plan,
@@ -156,22 +172,33 @@ async fn image(
     ended: &Ended,
     work: &Path,
     folder: &Path,
+) -> Result<String, packer::Cause> {
+    match packer::judge(plan, watch, ended, work, folder) {
+        Ok(id) => Ok(id),
+        // Packer gives up on an image that takes long; the gate has vouched for it all the same.
+        Err(cause) if ended.stopped_by.is_none() && watch.phase() >= Some(Phase::CreateImage) => {
+            let tags = entry(plan, String::new(), folder).tags;
+            let adopted = recover::image(&session.site, &plan.run.image_name, &tags).await;
+            adopted.ok().flatten().ok_or(cause)
+        }
+        Err(cause) => Err(cause),
+    }
+}
+
+/// Proves an image and writes the last word on it; or why it must not count.
+async fn vouch(
+    session: &Session<'_>,
+    plan: &Plan,
+    id: String,
+    work: &Path,
+    folder: &Path,
     stop: &mut Stop,
     progress: &Progress,
 ) -> Result<String, packer::Cause> {
-    let tags = entry(plan, String::new(), folder).tags;
-    let id = match packer::judge(plan, watch, ended, work, folder) {
-        Ok(id) => id,
-        // Packer gives up on an image that takes long; the gate has vouched for it all the same.
-        Err(cause) if ended.stopped_by.is_none() && watch.phase() >= Some(Phase::CreateImage) => {
-            let adopted = recover::image(&session.site, &plan.run.image_name, &tags).await;
-            adopted.ok().flatten().ok_or(cause)?
-        }
-        Err(cause) => return Err(cause),
-    };
     if plan.recipe.prove {
         proof::prove(session, plan, &id, work, folder, stop, progress).await?;
     }
+    let tags = entry(plan, String::new(), folder).tags;
     let marked = recover::mark_passed(&session.site, &id, &tags).await;
     marked.map_err(|error| (format!("{id} was made and cannot be marked as passed: {error}"), vec![]))?;
     Ok(id)

@@ -34,7 +34,7 @@ pub async fn run(
     let mut watch = Watch::new(&plan.recipe.name);
     let mut hear = |event: Option<&Event>| match event {
         Some(event) => watch.see(event, progress),
-        None => watch.silence(progress),
+        None => watch.tick(progress),
     };
     let ended = follow(session, plan, work, &folder.join("packer.log"), stop, &mut hear).await?;
     Ok((watch, ended))
@@ -99,8 +99,8 @@ pub fn judge(plan: &Plan, watch: &Watch, ended: &Ended, work: &Path, folder: &Pa
         return Err((format!("interrupted by {signal}"), vec![]));
     }
     let gate = report::read(folder);
-    if let Some(cause) = gate.as_ref().and_then(report::cause) {
-        return Err((cause, vec![]));
+    if let Some((gate, cause)) = gate.as_ref().and_then(|gate| Some((gate, report::cause(gate)?))) {
+        return Err((cause, report::failed_tests(gate)));
     }
     let tail = || watch.tail.iter().cloned().collect::<Vec<_>>();
     if let Some(sentence) = &watch.failed {

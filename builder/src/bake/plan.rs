@@ -7,9 +7,11 @@ use super::site::Site;
 use super::userdata::{Documents, documents};
 use super::{Error, Request, steps};
 use crate::aws::Ami;
+use crate::gate::render;
 use crate::images::inputs::{Content, Inputs};
 use crate::images::names::{self, Circumstances, RunId};
-use crate::images::{Input, Kilnfile, Recipe, base};
+use crate::images::relock::is_outside;
+use crate::images::{Input, Kilnfile, Recipe, base, lock};
 use crate::packer::template::{Machine, Template, manifest};
 use crate::system::tools::Tool;
 
@@ -32,6 +34,8 @@ pub struct Plan {
     pub recipe: Recipe,
     /// The image to start from.
     pub base: Ami,
+    /// Says that the base is somebody else's newest and no lock keeps it from moving.
+    pub unlocked: Option<String>,
     /// This try.
     pub run: RunId,
     /// The package of the agent; none where the base's own is to stay.
@@ -53,9 +57,12 @@ impl Plan {
     /// When the base is missing, an input cannot be read, or there is no agent to install.
     pub async fn make(given: Given<'_>, recipe: &Recipe, base: Option<Ami>, run: RunId) -> Result<Plan, Error> {
         let Given { file, request, site, packer } = given;
+        let locked = file.lock.as_ref().and_then(|lock| lock.base(&recipe.label, &site.title()));
+        let is_free = base.is_none() && locked.is_none() && is_outside(recipe);
+        let unlocked = is_free.then(|| unlocked(file, recipe, &site.title()));
         let base = match base {
             Some(base) => base,
-            None => base::resolve(&site.ec2, recipe).await?,
+            None => base::resolve(&site.ec2, recipe, locked).await?,
         };
         let base_has_agent = base.tags.contains_key(base::KEY_TAG);
         let agent_deb = agent_deb(file, request, recipe, base_has_agent)?;
@@ -81,13 +88,14 @@ impl Plan {
             instance_type: instance_type(recipe),
             ssh_username: recipe.ssh_username.clone(),
             key: site.distribution.keys.get(&site.region).cloned(),
+            bundle: site.bundle.clone(),
         };
         let template = Template {
             builders: vec![machine.builder()],
             provisioners: steps::provisioners(&machine, recipe),
             post_processors: vec![manifest()],
         };
-        Ok(Plan { recipe: recipe.clone(), base, run, agent_deb, inputs, tags, documents, template })
+        Ok(Plan { recipe: recipe.clone(), base, unlocked, run, agent_deb, inputs, tags, documents, template })
     }
 
     /// The image that has just been made, as the API will describe it.
@@ -95,7 +103,9 @@ impl Plan {
         Ami {
             id,
             name: self.run.image_name.clone(),
+            owner: String::new(),
             arch: self.recipe.arch.name().to_owned(),
+            root_device: self.recipe.store.name().to_owned(),
             created: jiff::Timestamp::now().to_string(),
             tags: self.tags.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect(),
             snapshots: Vec::new(),
@@ -115,7 +125,17 @@ impl Plan {
 }
 
 fn instance_type(recipe: &Recipe) -> String {
-    recipe.instance_type.clone().unwrap_or_else(|| recipe.arch.instance_type().to_owned())
+    recipe.instance_type.clone().unwrap_or_else(|| recipe.arch.instance_type(recipe.store).to_owned())
+}
+
+fn unlocked(file: &Kilnfile, recipe: &Recipe, place: &str) -> String {
+    let label = &recipe.label;
+    let path = lock::path(&file.path);
+    let lacks = match file.lock {
+        None => format!("there is no {}", path.display()),
+        Some(_) => format!("{} has no base of {label} at {place}", path.display()),
+    };
+    format!("{lacks}, so {label} is built on the newest base that fits; `kiln lock {label}` keeps it from moving")
 }
 
 /// The package to install: the one that was named, else the newest that was built here.
@@ -137,7 +157,7 @@ fn agent_deb(
     }
     let found = deb_folders(file).iter().find_map(|folder| newest_deb(folder, &suffix));
     if found.is_none() && !base_has_agent {
-        return Err(Error::NoAgent { image: recipe.name.clone(), pattern: format!("kiln-agent_*{suffix}") });
+        return Err(Error::NoAgent { image: recipe.label.clone(), pattern: format!("kiln-agent_*{suffix}") });
     }
     Ok(found)
 }
@@ -175,7 +195,7 @@ fn inputs(
         inputs.iter().try_for_each(|input| add_path(&mut content, label, &input.path)).map(|()| content)
     };
     let mut inputs = Inputs::default();
-    inputs.put("base", Content::of(base.id.as_bytes()));
+    inputs.put(base::BASE_INPUT, Content::of(base.id.as_bytes()));
     let mut agent = Content::default();
     agent_deb.map_or(Ok(()), |deb| add_path(&mut agent, "deb", deb))?;
     inputs.put("agent", agent);
@@ -199,7 +219,14 @@ fn inputs(
         add_path(&mut files, "file", &file.source.path)?;
     }
     inputs.put("files", files);
-    inputs.put("tests", paths("test", &recipe.tests)?);
+    let mut tests = paths("test", &recipe.tests)?;
+    if !recipe.checks.is_empty() {
+        tests.add("checks", render::bats(&recipe.checks).as_bytes());
+    }
+    if !(recipe.tests.is_empty() && recipe.checks.is_empty()) {
+        tests.add("library", render::LIBRARY.as_bytes());
+    }
+    inputs.put("tests", tests);
     Ok(inputs)
 }
 
@@ -227,17 +254,17 @@ mod apart;
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "tests prepare folders")]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::bake::stage::stage;
-    use crate::images::PlacedFile;
     use crate::images::names::tests::{circumstances, golden, recipe};
+    use crate::images::{Bundle, PlacedFile};
     use crate::packer::template::{Api, files};
     use crate::packer::version;
     use crate::system::tools::present;
 
     /// A plan with one input of every kind.
-    fn plan(inputs: &Path, api: Api) -> Plan {
+    pub fn plan(inputs: &Path, api: Api, bundle: bool) -> Plan {
         fs::create_dir_all(inputs.join("puppet/modules")).unwrap();
         fs::create_dir_all(inputs.join("tests")).unwrap();
         for name in ["golden.sh", "puppet/site.pp", "tests/a.bats", "tests/b.bats", "motd"] {
@@ -265,9 +292,17 @@ mod tests {
             key: None,
             instance_type: "t3.small".into(),
             ssh_username: "admin".into(),
+            bundle: bundle.then(|| Bundle {
+                account_id: "123456789012".into(),
+                s3_bucket: "images/kiln".into(),
+                x509_cert: inputs.join("motd"),
+                x509_key: inputs.join("motd"),
+                instance_profile: "bundler".into(),
+            }),
         };
         Plan {
             base: golden(),
+            unlocked: None,
             run: RunId {
                 id: machine.run.clone(),
                 image_name: machine.name.clone(),
@@ -289,16 +324,30 @@ mod tests {
     #[test]
     fn the_template_is_as_reviewed_and_has_no_secret() {
         let inputs = tempfile::tempdir().unwrap();
-        let json = plan(inputs.path(), Api::Lab("http://10.0.0.1:5000".into())).template_json();
+        let json = plan(inputs.path(), Api::Lab("http://10.0.0.1:5000".into()), false).template_json();
         assert!(!json.contains("hunter2"));
         insta::assert_snapshot!(json);
     }
 
     #[test]
+    fn an_image_on_an_instance_store_is_bundled_without_a_key_of_the_account() {
+        let inputs = tempfile::tempdir().unwrap();
+        let json = plan(inputs.path(), Api::Aws, true).template_json();
+        let template: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let builder = &template["builders"][0];
+        assert_eq!((&builder["type"], &builder["s3_bucket"]), (&"amazon-instance".into(), &"images/kiln".into()));
+        assert_eq!(builder["iam_instance_profile"], "bundler");
+        assert!(!json.contains("SecretKey") && !json.contains("run_volume_tags"), "{json}");
+        let last = template["provisioners"].as_array().unwrap().last().unwrap();
+        assert_eq!(last["script"], "bundle.sh", "after the seal, which empties the folder for it");
+    }
+
+    #[test]
     fn the_folder_holds_what_the_template_names_and_packer_accepts_it() {
-        for api in [Api::Aws, Api::Lab("http://10.0.0.1:5000".into())] {
+        let lab = || Api::Lab("http://10.0.0.1:5000".into());
+        for (api, bundle) in [(Api::Aws, false), (lab(), false), (Api::Aws, true), (lab(), true)] {
             let (inputs, work) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-            stage(&plan(inputs.path(), api), work.path()).unwrap();
+            stage(&plan(inputs.path(), api, bundle), work.path()).unwrap();
             let run = |tool: Tool| {
                 let answer = tool.within(work.path()).capture().unwrap();
                 let said = String::from_utf8_lossy(&[answer.stdout, answer.stderr].concat()).into_owned();
@@ -309,7 +358,7 @@ mod tests {
             assert_eq!(
                 list.lines().collect::<Vec<_>>().join(" "),
                 "./ ./50-image.yaml ./bake.env ./files/ ./files/0/ ./files/0/modules/ ./files/0/site.pp ./files/1 \
-                 ./files.list ./provision/ ./provision/00 ./provision.list ./tests/ ./tests/a.bats ./tests/b.bats"
+                 ./files.list ./provision/ ./provision/00 ./provision.list ./tests/ ./tests/a.bats ./tests/b.bats ./tests/kiln.bash"
             );
             let lists = ["files.list", "provision.list"]
                 .map(|name| fs::read_to_string(work.path().join("payload").join(name)).unwrap());
@@ -325,12 +374,46 @@ mod tests {
     #[test]
     fn two_tests_of_one_name_are_refused() {
         let (inputs, work) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let mut plan = plan(inputs.path(), Api::Aws);
+        let mut plan = plan(inputs.path(), Api::Aws, false);
         fs::create_dir(inputs.path().join("more")).unwrap();
         fs::write(inputs.path().join("more/a.bats"), "").unwrap();
         plan.recipe.tests.push(Input { given: "more/a.bats".into(), path: inputs.path().join("more/a.bats") });
         let error = stage(&plan, work.path()).unwrap_err().to_string();
         assert!(error.starts_with("two tests of myapp are called a.bats"), "{error}");
+    }
+
+    #[test]
+    fn the_library_lies_beside_the_tests_and_its_name_is_taken() {
+        let (inputs, work) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut plan = plan(inputs.path(), Api::Aws, false);
+        plan.recipe.checks = vec![check("22")];
+        let own = inputs.path().join("tests/kiln.bash");
+        // Whoever runs the tests by hand has a copy there.
+        fs::write(&own, render::LIBRARY).unwrap();
+        stage(&plan, work.path()).unwrap();
+        let tests = work.path().join("payload/tests");
+        assert_eq!(fs::read_to_string(tests.join("kiln.bash")).unwrap(), render::LIBRARY);
+        assert!(fs::read_to_string(tests.join("kiln-checks.bats")).unwrap().contains("port_listens '22'"));
+        fs::write(&own, "another").unwrap();
+        let error = stage(&plan, tempfile::tempdir().unwrap().path()).unwrap_err().to_string();
+        assert!(error.starts_with("two tests of myapp are called kiln.bash"), "{error}");
+    }
+
+    fn check(port: &str) -> crate::images::Assertion {
+        let (name, arguments) = (format!("port {port} listens"), vec![port.to_owned()]);
+        crate::images::Assertion { name, function: "port_listens", arguments, within: None }
+    }
+
+    #[test]
+    fn a_check_that_changes_makes_another_image() {
+        let inputs_of = |checks: Vec<crate::images::Assertion>| {
+            let recipe = Recipe { checks, ..recipe() };
+            inputs(&recipe, &golden(), None, &documents(&recipe, true), "1.6.6").unwrap()
+        };
+        let (none, one) = (inputs_of(vec![]), inputs_of(vec![check("22")]));
+        assert_eq!(one.changed_since(&none.tag()), ["tests"]);
+        assert_eq!(inputs_of(vec![check("23")]).changed_since(&one.tag()), ["tests"]);
+        assert!(inputs_of(vec![check("22")]).changed_since(&one.tag()).is_empty());
     }
 
     #[test]

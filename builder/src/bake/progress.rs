@@ -1,14 +1,16 @@
 //! What a bake says while it runs: a line a phase, for a person or for a program.
 
 use std::cell::RefCell;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::rc::Rc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::Error;
 use super::many::Summary;
+use super::screen::Screen;
 use crate::regions::Outcome;
 
 /// The parts of a bake, in order.
@@ -89,12 +91,18 @@ pub struct Progress {
     width: usize,
     /// When each phase of this image began.
     phases: Rc<RefCell<Vec<(Phase, Instant)>>>,
+    /// Where a person looks on: what is written anew all the time. Of all images together.
+    screen: Option<Arc<Mutex<Screen>>>,
 }
+
+/// Lines of a program that are shown while it works, of one image alone and of one beside others.
+const LINES: (usize, usize) = (6, 2);
 
 impl Progress {
     /// On standard output, with time counted from now.
     pub fn new(format: Format) -> Progress {
-        Progress { format, began: Instant::now(), image: String::new(), width: 0, phases: Rc::default() }
+        let screen = (format == Format::Text && io::stdout().is_terminal()).then(Arc::default);
+        Progress { format, began: Instant::now(), image: String::new(), width: 0, phases: Rc::default(), screen }
     }
 
     /// Of one image, alone or among others with names at most `width` wide.
@@ -105,6 +113,7 @@ impl Progress {
     /// A phase begins.
     pub fn phase(&self, phase: Phase, detail: &str) {
         self.phases.borrow_mut().push((phase, Instant::now()));
+        self.look(None, [].iter());
         self.line(phase.name(), detail, json!({"event": "phase", "phase": phase.name(), "detail": detail}));
     }
 
@@ -129,6 +138,38 @@ impl Progress {
         self.line("", text, json!({"event": "note", "phase": phase.name(), "detail": text}));
     }
 
+    /// Something is waited for, which ends at its deadline.
+    pub fn waiting(&self, phase: Phase, what: &str, left: Option<Duration>) {
+        let event = json!({
+            "event": "waiting", "phase": phase.name(), "for": what, "seconds_left": left.map(|left| left.as_secs()),
+        });
+        // On a terminal the time runs, and this line would soon be wrong.
+        if self.screen.is_none() {
+            self.line("", &with_time(what, left), event);
+        }
+    }
+
+    /// Shows a person who looks on what is waited for and the last lines of whatever works.
+    pub fn look<'a>(
+        &self,
+        waiting: Option<(&str, Option<Duration>)>,
+        tail: impl DoubleEndedIterator<Item = &'a String>,
+    ) {
+        let Some(screen) = &self.screen else { return };
+        let indent = " ".repeat(25 + if self.width == 0 { 0 } else { self.width + 2 });
+        let most = if self.width == 0 { LINES.0 } else { LINES.1 };
+        let mut lines: Vec<_> = tail.rev().take(most).map(|line| format!("{indent}| {line}")).collect();
+        lines.extend(waiting.map(|(what, left)| {
+            let image = if self.width == 0 { String::new() } else { format!("{}: ", self.image) };
+            format!("{indent}{image}{}", with_time(what, left))
+        }));
+        lines.reverse();
+        let mut screen = screen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = io::stdout().lock();
+        let _ = out.write_all(screen.set(&self.image, lines).as_bytes());
+        let _ = out.flush();
+    }
+
     /// What the command itself has to say, before or beside its bakes.
     pub fn say(&self, text: &str) {
         self.line("", text, json!({"event": "note", "detail": text}));
@@ -137,7 +178,15 @@ impl Progress {
     /// There is an image.
     pub fn done(&self, id: &str, name: &str, report: &str) {
         let text = format!("{id} {name}");
+        self.look(None, [].iter());
         self.line("done", &text, json!({"event": "done", "image": id, "name": name, "report": report}));
+    }
+
+    /// The gate let a machine of this image pass.
+    pub fn passed(&self, image: &str, message: &str, report: &str) {
+        self.look(None, [].iter());
+        let text = format!("{message}; report: {report}");
+        self.line("passed", &text, json!({"event": "passed", "image": image, "detail": message, "report": report}));
     }
 
     /// There was an image with the same inputs already.
@@ -181,8 +230,12 @@ impl Progress {
 
     /// There is none. For a person the sentence goes where errors go.
     pub fn failed(&self, error: &Error) {
+        self.look(None, [].iter());
         if self.format == Format::Text {
-            let _ = writeln!(io::stderr(), "kiln: {error}");
+            self.above(|| {
+                let _ = writeln!(io::stderr(), "kiln: {error}");
+                String::new()
+            });
             return;
         }
         let event = match error {
@@ -204,25 +257,43 @@ impl Progress {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX).into()
     }
 
+    /// Prints above what is written anew all the time.
+    fn above(&self, print: impl FnOnce() -> String) {
+        let mut screen = self.screen.as_ref().map(|screen| screen.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut out = io::stdout();
+        if let Some(screen) = &mut screen {
+            let _ = out.write_all(screen.erase().as_bytes());
+            let _ = out.flush();
+        }
+        let _ = out.write_all(print().as_bytes());
+        if let Some(screen) = &mut screen {
+            let _ = out.write_all(screen.draw().as_bytes());
+        }
+        let _ = out.flush();
+    }
+
     fn line(&self, word: &str, text: &str, mut event: Value) {
-        let mut out = io::stdout().lock();
-        let _ = match self.format {
+        self.above(|| match self.format {
             Format::Text => {
                 let seconds = self.began.elapsed().as_secs_f64();
                 let image = match self.width {
                     0 => String::new(),
                     width => format!("{:<width$}  ", self.image),
                 };
-                writeln!(out, "{}", format!("{seconds:>7.1} s  {image}{word:<13} {text}").trim_end())
+                format!("{}\n", format!("{seconds:>7.1} s  {image}{word:<13} {text}").trim_end())
             }
             Format::Json => {
                 if !self.image.is_empty() {
                     event["application"] = json!(self.image);
                 }
                 event["elapsed_ms"] = self.elapsed_ms();
-                writeln!(out, "{event}")
+                format!("{event}\n")
             }
-        };
-        let _ = out.flush();
+        });
     }
+}
+
+fn with_time(what: &str, left: Option<Duration>) -> String {
+    let left = left.map(|left| format!(", {} s left", left.as_secs()));
+    format!("waiting for {what}{}", left.unwrap_or_default())
 }

@@ -17,11 +17,12 @@ use super::plan::Plan;
 use super::progress::{Phase, Progress};
 use super::session::Session;
 use super::{Error, steps};
+use crate::images::Bundle;
 use crate::images::base::PROOF_TAG;
 use crate::images::names::NOT_PROVED;
 use crate::packer::events::{Event, without_prefix};
 use crate::packer::key_pairs;
-use crate::packer::template::{Machine, Provisioner, Template, files as names};
+use crate::packer::template::{Api, Machine, Provisioner, Template, files as names};
 use crate::system::files;
 use crate::system::process::Stop;
 
@@ -89,7 +90,7 @@ pub async fn prove(
     let work = work.join(FOLDER);
     let builds = builds(&plan.recipe.name);
     let cannot = |error: Error| (format!("{image} cannot be proved: {error}"), vec![]);
-    stage(session, plan, image, &work).map_err(cannot)?;
+    stage(&session.site.api, &session.site.region, session.site.bundle.as_ref(), plan, image, &work).map_err(cannot)?;
     let mut reasons = BTreeMap::new();
     let mut hear =
         |event: Option<&Event>| event.into_iter().for_each(|event| hear_reason(event, &builds, &mut reasons));
@@ -125,10 +126,10 @@ fn evidence(build: &str) -> String {
 }
 
 /// Fills the folder that packer runs in.
-fn stage(session: &Session<'_>, plan: &Plan, image: &str, work: &Path) -> Result<(), Error> {
+fn stage(api: &Api, region: &str, bundle: Option<&Bundle>, plan: &Plan, image: &str, work: &Path) -> Result<(), Error> {
     let at = |error| Error::file(work.display(), error);
     files::private_dir(work).map_err(at)?;
-    let template = serde_json::to_string_pretty(&template(session, plan, image)).unwrap_or_default();
+    let template = serde_json::to_string_pretty(&template(api, region, bundle, plan, image)).unwrap_or_default();
     let variables = format!(
         "timeout={}s\nseal={}\nevidence={EVIDENCE}\n",
         plan.recipe.gate_timeout.as_secs(),
@@ -147,7 +148,7 @@ fn stage(session: &Session<'_>, plan: &Plan, image: &str, work: &Path) -> Result
     Ok(())
 }
 
-fn template(session: &Session<'_>, plan: &Plan, image: &str) -> Template {
+fn template(api: &Api, region: &str, bundle: Option<&Bundle>, plan: &Plan, image: &str) -> Template {
     let [_, first, second] = key_pairs(&plan.run.id);
     let [one, two] = builds(&plan.recipe.name);
     let machines = [(one, first), (two, second)].map(|(build, key_pair)| Machine {
@@ -158,12 +159,13 @@ fn template(session: &Session<'_>, plan: &Plan, image: &str) -> Template {
         tags: Vec::new(),
         run: plan.run.id.clone(),
         key_pair,
-        region: session.site.region.clone(),
-        api: session.site.api.clone(),
+        region: region.to_owned(),
+        api: api.clone(),
         base: image.to_owned(),
         instance_type: plan.instance_type(),
         ssh_username: plan.recipe.ssh_username.clone(),
         key: None,
+        bundle: bundle.cloned(),
     });
     let [machine, _] = &machines;
     Template {
@@ -255,6 +257,8 @@ mod tests {
     use kiln_schema::status::{HandlerReport, Status};
 
     use super::*;
+    use crate::packer::version;
+    use crate::system::tools::{Tool, present};
 
     fn instance(number: u32) -> Evidence {
         let own = ["/etc/machine-id", "/etc/ssh/ssh_host_rsa_key", "/etc/ssh/ssh_host_rsa_key.pub"];
@@ -270,6 +274,43 @@ mod tests {
         let mut second = instance(2);
         change(&mut second);
         wrong(&[Some(instance(1)), Some(second)], &[None, None])
+    }
+
+    #[test]
+    fn packer_is_told_to_start_two_and_to_make_none() {
+        for api in [Api::Aws, Api::Lab("http://10.0.0.1:5000".into())] {
+            let (inputs, work) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let mut plan = crate::bake::plan::tests::plan(inputs.path(), api.clone(), false);
+            plan.recipe.seal.permit = [("/opt/*.pem".to_owned(), "tests".to_owned())].into();
+            stage(&api, "eu-west-1", None, &plan, "ami-new", work.path()).unwrap();
+            let read = |name: &str| std::fs::read_to_string(work.path().join(name)).unwrap();
+            let template: serde_json::Value = serde_json::from_str(&read(names::TEMPLATE)).unwrap();
+            let [one, two] = template["builders"].as_array().unwrap().as_slice() else { panic!("{template}") };
+            for key in ["name", "ami_name", "temporary_key_pair_name"] {
+                assert_ne!(one[key], two[key], "two cannot share a {key}");
+            }
+            for builder in [one, two] {
+                assert_eq!((&builder["source_ami"], &builder["tags"]), (&"ami-new".into(), &serde_json::json!({})));
+                // By which a later bake finds them.
+                assert_eq!(builder["run_tags"]["kiln_run"], plan.run.id);
+                assert!(
+                    key_pairs(&plan.run.id).contains(&builder["temporary_key_pair_name"].as_str().unwrap().to_owned())
+                );
+            }
+            let last = template["provisioners"].as_array().unwrap().last().unwrap();
+            assert_eq!(last["script"], END_NAME);
+            assert!(read(END_NAME).ends_with("\nexit 1\n") && template.get("post-processors").is_none());
+            assert!(read(LOOK_NAME).starts_with("timeout=600s\nseal='--permit /opt/*.pem'\nevidence=/tmp/"));
+            assert!(!read(names::USER_DATA).contains("hunter2"), "the bake's user-data is not the instances'");
+            if present("packer") && version::probe().is_ok() {
+                let tool = Tool::new("packer").args(["validate", names::TEMPLATE]).env("CHECKPOINT_DISABLE", "1");
+                let answer = tool.within(work.path()).capture().unwrap();
+                let said = String::from_utf8_lossy(&[answer.stdout, answer.stderr].concat()).into_owned();
+                assert!(answer.status.success(), "{said}");
+            } else {
+                eprintln!("packer is not installed: nobody but us has checked the template");
+            }
+        }
     }
 
     #[test]

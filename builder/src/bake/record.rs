@@ -23,10 +23,7 @@ const PACKAGES: &str = "packages.tsv";
 const OS_RELEASE: &str = "os-release";
 
 /// Writes the bill of materials where the instance's packages came home; else there is nothing to tell.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn bill_of_materials(plan: &Plan, folder: &Path) -> Result<(), Error> {
+fn bill_of_materials(plan: &Plan, folder: &Path) -> Result<(), Error> {
     let Ok(packages) = fs::read(folder.join(PACKAGES)) else { return Ok(()) };
     let os_release = fs::read(folder.join(OS_RELEASE)).unwrap_or_default();
     let timestamp = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
@@ -41,7 +38,7 @@ pub fn bill_of_materials(plan: &Plan, folder: &Path) -> Result<(), Error> {
     write_json(folder, SBOM, &document)
 }
 
-/// Writes what is known at the end of a bake, whatever came of it.
+/// Writes what is known at the end of a bake, whatever came of it, and what is in the image.
 ///
 /// # Errors
 /// When it cannot be written.
@@ -52,6 +49,7 @@ pub fn write(
     timings: &[(Phase, u64)],
     folder: &Path,
 ) -> Result<(), Error> {
+    bill_of_materials(plan, folder)?;
     let home = |name: &str| fs::read(folder.join(name)).ok().and_then(|text| serde_json::from_slice(&text).ok());
     let tags: serde_json::Map<_, _> = plan.tags.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
     let inputs: serde_json::Map<_, _> =

@@ -44,7 +44,7 @@ async fn settle(site: &Site, entry: &Entry) -> (Option<String>, String) {
     end_packer(entry.packer, &work).await;
     let security_groups = security_groups(&work, &entry.image);
     // Without its report nobody knows what the gate said.
-    let _ = report::unpack(&work, &entry.report);
+    let _ = report::unpack(&entry.image, &work, &entry.report);
     let gated = report::read(&entry.report).is_some_and(|report| report.verdict == Verdict::Passed);
     let passed = gated && proof::stands(&entry.report, &entry.tags);
     let image = if passed { image(site, &entry.name, &entry.tags).await } else { Ok(None) };

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kiln_schema::gate::{self, Report, Verdict};
+use kiln_schema::gate::{self, CheckOutcome, Report, Verdict};
 
 use super::{Error, Request};
+use crate::gate::junit;
 use crate::packer::template::files as names;
 use crate::regions::Outcome;
 use crate::system::files;
@@ -23,11 +24,24 @@ pub fn folder(request: &Request, image: &str, timestamp: &str) -> PathBuf {
     request.report.clone().unwrap_or_else(default)
 }
 
-/// Unpacks what packer fetched from the instance. Answers whether there was anything.
+/// Takes away what an earlier run left in the folder: it must not stand for one that brings nothing home.
+///
+/// # Errors
+/// When something there cannot be removed.
+pub fn clear(folder: &Path) -> Result<(), Error> {
+    use gate::files::{JOURNAL, JUNIT, PUPPET_SUMMARY, REPORT, STATUS, TESTS};
+    for name in [REPORT, JUNIT, TESTS, STATUS, JOURNAL, PUPPET_SUMMARY] {
+        let file = folder.join(name);
+        files::remove_file(&file).map_err(|error| Error::file(file.display(), error))?;
+    }
+    Ok(())
+}
+
+/// Unpacks what was fetched from the instance, and adds what CI systems read. Answers whether there was anything.
 ///
 /// # Errors
 /// When what was fetched cannot be unpacked.
-pub fn unpack(work: &Path, folder: &Path) -> Result<bool, Error> {
+pub fn unpack(image: &str, work: &Path, folder: &Path) -> Result<bool, Error> {
     let archive = work.join(names::REPORT);
     if !archive.is_file() {
         return Ok(false);
@@ -36,6 +50,11 @@ pub fn unpack(work: &Path, folder: &Path) -> Result<bool, Error> {
     let tar = Tool::new("tar").args(["--no-same-owner", "--no-same-permissions", "-xzf"]).arg(archive);
     let answer = tar.arg("-C").arg(folder).capture().map_err(|error| Error::file("cannot run tar", error))?;
     if answer.status.success() {
+        if let Some(report) = read(folder) {
+            let file = folder.join(gate::files::JUNIT);
+            let text = junit::xml(image, &report);
+            files::write(&file, text.as_bytes(), 0o644).map_err(|error| Error::file(file.display(), error))?;
+        }
         return Ok(true);
     }
     let said = String::from_utf8_lossy(&answer.stderr).trim().to_owned();
@@ -59,6 +78,13 @@ pub fn regions(folder: &Path, outcomes: &[Outcome]) -> Result<(), Error> {
 /// What the gate found; none if no report came home.
 pub fn read(folder: &Path) -> Option<Report> {
     serde_json::from_slice(&fs::read(folder.join(gate::files::REPORT)).ok()?).ok()
+}
+
+/// Every failed test with all that was expected and found, where the one sentence cannot hold them.
+pub fn failed_tests(report: &Report) -> Vec<String> {
+    let failed = report.files.iter().flat_map(|file| &file.tests).filter(|test| test.outcome == CheckOutcome::Failed);
+    let lines: Vec<_> = failed.map(|test| format!("{}: {}", test.name, test.gist().unwrap_or("no reason"))).collect();
+    if lines.len() > 1 { lines } else { Vec::new() }
 }
 
 /// Why the gate let nothing out.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::plan::Given;
 use super::site::Site;
 use super::{Error, Request};
-use crate::images::{Endpoint, Kilnfile};
+use crate::images::{Endpoint, Kilnfile, Target};
 use crate::journal::Journal;
 use crate::packer::version;
 
@@ -15,6 +15,8 @@ pub struct Session<'a> {
     pub file: &'a Kilnfile,
     /// What is asked for.
     pub request: &'a Request,
+    /// The target in kiln.yaml.
+    pub target: &'a Target,
     /// Where it happens.
     pub site: Site,
     /// The version of packer.
@@ -36,7 +38,7 @@ impl<'a> Session<'a> {
         let packer = version::probe()?;
         let site = Site::open(target).await?;
         let journal = Journal::open()?;
-        Ok(Session { file, request, site, packer, journal })
+        Ok(Session { file, request, target, site, packer, journal })
     }
 
     /// What every plan is made from.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::plan::Plan;
 use super::{Error, steps};
+use crate::gate::render;
 use crate::images::Recipe;
 use crate::packer::template::files as names;
 use crate::system::files;
@@ -73,9 +74,21 @@ fn place_scripts(recipe: &Recipe, payload: &Path) -> Result<String, Error> {
     Ok(list)
 }
 
-/// Copies test files, and the content of folders of them, into one folder.
+/// Puts the library and the checks into one folder, and copies test files and the content of folders of them
+/// beside these.
 fn place_tests(recipe: &Recipe, payload: &Path) -> Result<(), Error> {
     let folder = payload.join("tests");
+    if recipe.tests.is_empty() && recipe.checks.is_empty() {
+        return Ok(());
+    }
+    let write = |name: &str, text: &str| {
+        files::write(&folder.join(name), text.as_bytes(), 0o644).map_err(|error| Error::file(folder.display(), error))
+    };
+    files::make_dir(&folder).map_err(|error| Error::file(folder.display(), error))?;
+    write(render::LIBRARY_NAME, render::LIBRARY)?;
+    if !recipe.checks.is_empty() {
+        write(render::CHECKS_NAME, &render::bats(&recipe.checks))?;
+    }
     for test in &recipe.tests {
         let mut found = vec![test.path.clone()];
         if test.path.is_dir() {
@@ -84,6 +97,10 @@ fn place_tests(recipe: &Recipe, payload: &Path) -> Result<(), Error> {
         }
         for path in found {
             let name = path.file_name().unwrap_or_default();
+            // Whoever runs the tests by hand has the library beside them.
+            if name == render::LIBRARY_NAME && fs::read(&path).is_ok_and(|own| own == render::LIBRARY.as_bytes()) {
+                continue;
+            }
             if folder.join(name).exists() {
                 return Err(Error::TwoTests { image: recipe.name.clone(), name: name.to_string_lossy().into_owned() });
             }

@@ -5,6 +5,9 @@ use serde_json::json;
 
 use crate::images::Recipe;
 
+/// The key of the agent's own settings.
+const OWN: &str = "kiln";
+
 /// What the agent is told during a bake.
 pub struct Documents {
     /// What the instance gets as user-data.
@@ -20,14 +23,19 @@ pub struct Documents {
 /// The documents for a bake on a base that has the agent, or has not.
 pub fn documents(recipe: &Recipe, base_has_agent: bool) -> Documents {
     let mut bake = String::new();
-    if let Some(node) = &recipe.user_data {
-        write_entries(node, 0, &mut bake);
+    let user_data = recipe.user_data.as_ref();
+    if let Some(node) = user_data {
+        write_entries(node, 0, |key| key != OWN, &mut bake);
     }
     if let Some(role) = &recipe.role {
         bake.push_str(&format!("role: {}\n", json!(role)));
     }
     let settings = "kiln:\n  strict: true\n  baking: true\n";
     bake.push_str(settings);
+    // The tests of a bake that lie in the image already.
+    if let Some(own) = user_data.and_then(|node| node.get(OWN)) {
+        write_entries(own, 1, |_| true, &mut bake);
+    }
     let mut image = "# Written when this image was baked.\ndatasource: [ec2]\n".to_owned();
     if let Some(role) = &recipe.role {
         image.push_str(&format!("role: {}\n", json!(role)));
@@ -38,8 +46,8 @@ pub fn documents(recipe: &Recipe, base_has_agent: bool) -> Documents {
 
 /// Writes a mapping's entries, each scalar with the meaning it had: serde would make 420 of the mode
 /// `0644`, and text of the boolean `yes`. What is quoted here is a JSON string, which YAML reads too.
-fn write_entries(node: &Node, depth: usize, out: &mut String) {
-    for entry in node.entries() {
+fn write_entries(node: &Node, depth: usize, wanted: fn(&str) -> bool, out: &mut String) {
+    for entry in node.entries().iter().filter(|entry| wanted(&entry.key)) {
         out.push_str(&"  ".repeat(depth));
         out.push_str(&json!(entry.key).to_string());
         out.push(':');
@@ -65,7 +73,7 @@ fn write_value(node: &Node, depth: usize, out: &mut String) {
                 match &item.value {
                     Value::Map(entries) if !entries.is_empty() => {
                         out.push('\n');
-                        write_entries(item, depth + 2, out);
+                        write_entries(item, depth + 2, |_| true, out);
                     }
                     _ => write_value(item, depth + 1, out),
                 }
@@ -74,7 +82,7 @@ fn write_value(node: &Node, depth: usize, out: &mut String) {
         Value::Map(entries) if entries.is_empty() => out.push_str(" {}\n"),
         Value::Map(_) => {
             out.push('\n');
-            write_entries(node, depth + 1, out);
+            write_entries(node, depth + 1, |_| true, out);
         }
     }
 }
@@ -115,7 +123,7 @@ mod tests {
         ] {
             let node = parsed(text);
             let mut out = String::new();
-            write_entries(&node, 0, &mut out);
+            write_entries(&node, 0, |_| true, &mut out);
             let again = if out.is_empty() { "{}" } else { &out };
             assert_eq!(shape(&parsed(again)), shape(&node), "{text}\n---\n{out}");
         }
@@ -131,6 +139,18 @@ mod tests {
         );
         assert_eq!(documents.bake, None);
         assert_eq!(documents.image, "# Written when this image was baked.\ndatasource: [ec2]\nrole: \"web\"\n");
+    }
+
+    #[test]
+    fn the_tests_that_user_data_names_stand_among_the_settings_of_the_bake() {
+        let recipe = Recipe { user_data: Some(parsed("{kiln: {tests: [/opt/t]}, a: 1}")), role: None, ..recipe() };
+        let user_data = documents(&recipe, true).user_data;
+        assert_eq!(
+            user_data,
+            "#cloud-config\n\"a\": 1\nkiln:\n  strict: true\n  baking: true\n  \"tests\":\n    - \"/opt/t\"\n"
+        );
+        let own = kiln_schema::yaml::parse("test", &user_data).unwrap();
+        assert_eq!((own.1.len(), own.0.get("kiln").unwrap().entries().len()), (0, 3));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Follows packer's output: which phase it is in, what failed, what was made.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use super::progress::{Phase, Progress};
 use crate::packer::events::{Event, without_prefix};
@@ -18,7 +19,7 @@ const NOISE: &str = "sudo: unable to resolve host";
 const TAIL: usize = 15;
 
 /// By what packer announces the phases that are its own.
-const ANNOUNCEMENTS: [(&str, Phase); 10] = [
+const ANNOUNCEMENTS: [(&str, Phase); 12] = [
     ("Prevalidating", Phase::Launch),
     ("Found Image ID", Phase::Launch),
     ("Launching a source AWS instance", Phase::Launch),
@@ -28,14 +29,51 @@ const ANNOUNCEMENTS: [(&str, Phase); 10] = [
     ("Uploading payload.tar", Phase::Install),
     ("Stopping the source instance", Phase::CreateImage),
     ("Creating AMI", Phase::CreateImage),
+    ("Uploading X509 Certificate", Phase::CreateImage),
+    ("Registering the AMI", Phase::CreateImage),
     ("Adding tags to AMI", Phase::Tag),
 ];
 
 /// What the scripts of a bake mark their own lines with.
 const MARK: &str = "::kiln ";
 
-/// Lines of the gate that say what it waits for.
-const GATE_NOTES: [&str; 2] = ["waiting for ", "testing: "];
+/// Lines of the gate that say what it waits for, and how a person is told.
+const GATE_NOTES: [(&str, &str); 2] = [("waiting for ", ""), ("testing: ", "the tests in ")];
+/// By what the gate begins its last line.
+const GATE_ENDED: &str = "the gate ";
+/// What is over sooner than this is worth no line.
+const WORTH_A_LINE: Duration = Duration::from_secs(1);
+/// After this long a person or program who only gets lines is told again.
+const TOLD_AGAIN: Duration = Duration::from_secs(30);
+
+/// What the gate waits for.
+struct Waiting {
+    what: String,
+    /// An agent of an older version tells none.
+    deadline: Option<Instant>,
+    since: Instant,
+    told: Option<Instant>,
+}
+
+impl Waiting {
+    /// From a line of the gate, which ends in `(N s left)`; an older agent says no time.
+    fn read(note: &str) -> Option<Waiting> {
+        let (what, prefix) = GATE_NOTES.iter().find_map(|(start, prefix)| Some((note.strip_prefix(start)?, prefix)))?;
+        let (what, left) = match what.strip_suffix(" s left)").and_then(|rest| rest.rsplit_once(" (")) {
+            Some((what, seconds)) => (what, seconds.parse().ok().map(Duration::from_secs)),
+            None => (what, None),
+        };
+        let since = Instant::now();
+        let deadline = left.and_then(|left| since.checked_add(left));
+        Some(Waiting { what: format!("{prefix}{what}"), deadline, since, told: None })
+    }
+
+    fn left(&self) -> Option<Duration> {
+        // A person counts in whole seconds, and the first of them has not passed yet.
+        let half = Duration::from_millis(500);
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()) + half)
+    }
+}
 
 /// The security group that packer announces in an event of a build of this name.
 pub fn security_group(event: &Event, build: &str) -> Option<String> {
@@ -47,8 +85,7 @@ pub fn security_group(event: &Event, build: &str) -> Option<String> {
 pub struct Watch {
     build: String,
     phase: Option<Phase>,
-    /// What the gate waits for, until it has been told.
-    waiting: Option<String>,
+    waiting: Option<Waiting>,
     /// The last lines since the phase, or a script in it, began.
     pub tail: VecDeque<String>,
     /// The sentence of a step that failed.
@@ -113,11 +150,25 @@ impl Watch {
         }
     }
 
-    /// Nothing has come for a moment: what is waited for now is worth a line. A handler that is done
-    /// at once is not.
-    pub fn silence(&mut self, progress: &Progress) {
-        if let Some(waiting) = self.waiting.take() {
-            progress.note(Phase::Gate, &waiting);
+    /// A moment has passed: what is waited for is told, if it takes long, and shown with the time that is left.
+    pub fn tick(&mut self, progress: &Progress) {
+        if let Some(waiting) = &mut self.waiting {
+            let worth = match waiting.told {
+                None => waiting.since.elapsed() >= WORTH_A_LINE,
+                Some(told) => told.elapsed() >= TOLD_AGAIN,
+            };
+            if worth {
+                waiting.told = Some(Instant::now());
+                progress.waiting(Phase::Gate, &waiting.what, waiting.left());
+            }
+        }
+        self.show(progress);
+    }
+
+    fn show(&self, progress: &Progress) {
+        let waiting = self.waiting.as_ref().map(|waiting| (waiting.what.as_str(), waiting.left()));
+        if self.failed.is_none() {
+            progress.look(waiting, self.tail.iter());
         }
     }
 
@@ -136,10 +187,14 @@ impl Watch {
             }
         } else {
             let note = text.strip_prefix("kiln-agent: ").unwrap_or(text);
-            if self.phase == Some(Phase::Gate) && GATE_NOTES.iter().any(|start| note.starts_with(start)) {
-                self.waiting = Some(note.to_owned());
+            match Waiting::read(note).filter(|_| self.phase == Some(Phase::Gate)) {
+                Some(waiting) => self.waiting = Some(waiting),
+                None => {
+                    self.waiting = self.waiting.take().filter(|_| !note.starts_with(GATE_ENDED));
+                    self.keep(text);
+                }
             }
-            self.keep(text);
+            self.show(progress);
         }
     }
 
@@ -152,7 +207,12 @@ impl Watch {
                 }
             }
             ("failed", sentence) => self.failed = Some(sentence.to_owned()),
-            ("seal", report) => self.seal = serde_json::from_str(report).ok(),
+            ("seal", report) => {
+                self.seal = serde_json::from_str(report).ok();
+                if let Some(freed) = self.seal.as_ref().and_then(|seal| seal["freed"].as_str()) {
+                    progress.note(Phase::Seal, &format!("blocks of deleted files: {freed}"));
+                }
+            }
             _ => self.keep(text),
         }
     }
@@ -248,6 +308,33 @@ mod tests {
     fn the_report_on_the_seal_is_read_although_packer_writes_commas_its_own_way() {
         let watch = watch(&["1,,ui,message,    golden: ::kiln seal {\"schema\": 1%!(PACKER_COMMA) \"findings\": []}"]);
         assert_eq!(watch.seal.unwrap()["schema"], 1);
+    }
+
+    #[test]
+    fn what_the_gate_waits_for_is_known_with_its_deadline() {
+        let gate = "1,,ui,message,    golden: ::kiln phase gate";
+        for (line, what, left) in [
+            (
+                "kiln-agent: waiting for the agent: final stage, handler puppet (583 s left)",
+                "the agent: final stage, handler puppet",
+                Some(583),
+            ),
+            (
+                "kiln-agent: testing: /tmp/kiln/tests/a (1).bats (60 s left)",
+                "the tests in /tmp/kiln/tests/a (1).bats",
+                Some(60),
+            ),
+            ("kiln-agent: waiting for the agent: final stage", "the agent: final stage", None),
+        ] {
+            let line = format!("1,,ui,message,    golden: {}", line.replace(',', "%!(PACKER_COMMA)"));
+            let waiting = watch(&[gate, &line]).waiting.unwrap();
+            assert_eq!((waiting.what.as_str(), waiting.left().map(|left| left.as_secs())), (what, left));
+            assert!(watch(&[&line]).waiting.is_none(), "before the gate it is the line of a script");
+        }
+        let watch = watch(&[gate, "1,,ui,message,    golden: Notice: applied catalog"]);
+        assert_eq!(watch.tail, ["Notice: applied catalog"]);
+        let waits = "1,,ui,message,    golden: testing: /a (9 s left)";
+        assert!(self::watch(&[gate, waits, "1,,ui,message,    golden: the gate passed"]).waiting.is_none());
     }
 
     #[test]

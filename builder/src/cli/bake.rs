@@ -19,7 +19,8 @@ use crate::packer::version;
 /// Which images to bake, where and how: the same for every command that bakes.
 #[derive(Debug, ClapArgs)]
 pub(super) struct Which {
-    /// The images, by their names in kiln.yaml, each on the newest base there is
+    /// The images, by their names in kiln.yaml, each on its locked or else the newest base; `NAME:arm64` is one
+    /// variant of an image, and `NAME` all of them
     #[arg(value_name = "IMAGE", required_unless_present_any = ["all", "stale"])]
     images: Vec<String>,
     /// Every image of kiln.yaml, parents first
@@ -97,22 +98,21 @@ pub struct TemplateArgs {
 pub fn run(file: &Path, args: Args) -> ExitCode {
     let Args { which, report, format } = args;
     let progress = Progress::new(format);
-    if report.is_some() && which.images.len() > 1 {
-        progress.failed(&Error::Name("--report is for one image: leave it out, and each gets its own".to_owned()));
-        return ExitCode::from(USAGE);
-    }
     let (wanted, request) = (which.wanted(), which.request(report));
     let outcome = run_async(async {
         let file = images::load(file)?;
         if let Wanted::Named(names) = &wanted {
-            names.iter().try_for_each(|name| file.image(name).map(drop))?;
+            let chosen = file.variants_at(names, file.target(request.target.as_deref())?)?;
+            if chosen.len() > 1 && request.report.is_some() {
+                return Err(Error::OneReport);
+            }
         }
         let session = Session::open(&file, &request).await?;
         many::bake(&session, &wanted, which.parallel(), &progress).await
     });
     match outcome {
         Ok(summary) => {
-            if !matches!(&wanted, Wanted::Named(names) if names.len() == 1) {
+            if !matches!(wanted, Wanted::Named(_)) || summary.all() != 1 {
                 progress.summary(&summary);
             }
             if summary.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

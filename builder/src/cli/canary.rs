@@ -164,7 +164,7 @@ fn tell(format: Format, verdict: &Verdict) {
     if let Some(stopped) = stopped {
         text += &format!("{stopped}\n");
     } else if *good {
-        text += &format!("its version stays; go on with `kiln promote {image} --to canary`\n");
+        text += "its version stays; go on with `kiln promote`\n";
     } else {
         text += "new instances still take it: kiln canary stop\n";
     }

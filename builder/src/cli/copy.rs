@@ -32,6 +32,9 @@ pub fn run(file: &Path, args: Args) -> ExitCode {
     let progress = Progress::new(args.format);
     let outcome = run_async(async {
         let file = images::load(file)?;
+        if !args.image.starts_with("ami-") {
+            file.image(&args.image)?;
+        }
         let site = Site::open(file.target(args.target.as_deref())?).await?;
         if site.distribution.is_nothing() {
             return Err(Error::Refused(format!(

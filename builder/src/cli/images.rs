@@ -81,8 +81,8 @@ pub fn latest(file: &Path, args: &LatestArgs) -> ExitCode {
         if let Some(stage) = args.stage {
             return stages::current(&site, &recipe.name, stage, args.region.as_deref()).await;
         }
-        let found = base::latest(&site.ec2, &recipe.name).await?;
-        let found = found.ok_or_else(|| Error::Refused(line::none_passed(&recipe.name, &site.name)));
+        let found = base::latest(&site.ec2, recipe).await?;
+        let found = found.ok_or_else(|| Error::Refused(line::none_passed(&recipe.label, &site.name)));
         found.map(|image| image.id)
     });
     finish(found.map(|id| print(&format!("{id}\n"))))

@@ -2,6 +2,7 @@
 //!
 //! Exit codes of every command: 0 ok; 1 failed, with one sentence that says why; 64 for a command
 //! line that cannot be understood, or that names an image or target which kiln.yaml does not have.
+//! `outdated` exits 2 when something is out of date, so that a pipeline can tell that from a failure.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -16,9 +17,12 @@ mod bake;
 mod canary;
 mod copy;
 mod deb;
+mod gate;
 mod graph;
 mod images;
+mod lock;
 mod manual;
+mod outdated;
 mod pipeline;
 mod stages;
 
@@ -40,11 +44,13 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make one image: launch its base, provision it, gate it, seal it
+    /// Make images: launch the base, provision it, gate it, seal it, prove what came of it
     Bake(bake::Args),
     /// Bake and promote in one go, for whatever runs at night or on a commit
     #[command(subcommand)]
     Pipeline(pipeline::Command),
+    /// Let the gate judge an image in a machine of the lab, without a bake
+    Gate(gate::Args),
     /// Show which image is built on which
     Graph(graph::Args),
     /// Print the template that packer would get
@@ -62,6 +68,10 @@ pub enum Command {
     Rollback(stages::RollbackArgs),
     /// Complete an image in every region of the target
     Copy(copy::Args),
+    /// Keep the bases of images from moving, or take newer ones, in kiln.lock
+    Lock(lock::Args),
+    /// Tell which locked bases there are newer ones of, and which images are built on an older one
+    Outdated(outdated::Args),
     /// Build the .deb packages of the agent and of kiln itself from a checkout
     Deb(deb::Args),
     /// EC2 on this machine: bake and launch without an account
@@ -80,6 +90,7 @@ pub fn run(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Bake(args) => bake::run(&cli.file, args),
         Command::Pipeline(command) => pipeline::run(&cli.file, command),
+        Command::Gate(args) => gate::run(&cli.file, args),
         Command::Graph(args) => graph::run(&cli.file, args),
         Command::Template(args) => bake::template(&cli.file, args),
         Command::Images(args) => images::run(&cli.file, &args),
@@ -88,6 +99,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Canary(command) => canary::run(&cli.file, command),
         Command::Rollback(args) => stages::rollback(&cli.file, args),
         Command::Copy(args) => copy::run(&cli.file, args),
+        Command::Lock(args) => lock::run(&cli.file, &args),
+        Command::Outdated(args) => outdated::run(&cli.file, &args),
         Command::Deb(args) => deb::run(&args),
         Command::Lab(command) => kiln_lab::cli::run(command),
         Command::Man(args) => manual::pages(&args),

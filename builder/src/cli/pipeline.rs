@@ -49,7 +49,7 @@ pub fn run(file: &Path, Command::Run(args): Command) -> ExitCode {
     let report = run_async(async {
         let file = images::load(file)?;
         if let Wanted::Named(names) = &wanted {
-            names.iter().try_for_each(|name| file.image(name).map(drop))?;
+            file.variants_at(names, file.target(request.target.as_deref())?)?;
         }
         let session = Session::open(&file, &request).await?;
         pipeline::run(&session, &wanted, which.parallel(), promote, &progress).await

@@ -21,8 +21,8 @@ const LONGEST_REASON: usize = 200;
 pub struct PromoteArgs {
     /// The image: an id (ami-…), or its name in kiln.yaml for the newest that may be promoted
     image: String,
-    /// The stage that it comes to
-    #[arg(long, value_parser = target_stage)]
+    /// The stage that it comes to: canary or production
+    #[arg(long, value_name = "STAGE", value_parser = target_stage)]
     to: Stage,
     /// Why, for the record
     #[arg(long, value_name = "TEXT", value_parser = reason)]
@@ -97,6 +97,7 @@ pub fn rollback(file: &Path, args: RollbackArgs) -> ExitCode {
         run_async(async {
             let file = images::load(file)?;
             let line = &file.image(&image)?.name;
+            stages::line::has_stages(&file, line)?;
             let site = Site::open(file.target(target.as_deref())?).await?;
             stages::rollback(&site, line, to.as_deref(), reason.as_deref(), &progress).await
         }),

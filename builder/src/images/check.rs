@@ -7,9 +7,10 @@ use kiln_schema::diagnostic::{Diagnostic, Severity, nearest};
 use kiln_schema::seal::IDS;
 use kiln_schema::yaml::{Node, Place, Value};
 
+use super::checks::{self, KINDS, WITHIN};
 use super::names::{LONGEST_TAG, skipped};
-use super::types::{File, From, Image};
-use super::{Endpoint, Target};
+use super::types::{File, Image, Kind};
+use super::{Bundle, Endpoint, From, Target};
 
 /// Owners of images that are names and not account numbers.
 const NAMED_OWNERS: [&str; 3] = ["self", "amazon", "aws-marketplace"];
@@ -51,7 +52,9 @@ impl<'a> Checker<'a> {
                 }
             }
             self.base(name, image, file);
+            self.variants(name, image, file);
             self.inputs(name, image);
+            self.checks(name, image);
             self.user_data(name);
             self.seal(name, image);
         }
@@ -72,10 +75,44 @@ impl<'a> Checker<'a> {
                 }
             };
             let (region, distribution) = self.distribution(name, target, file.defaults.region.as_ref());
-            let target = Target { name: name.clone(), endpoint, region, distribution };
+            let bundle = self.bundle(name, target);
+            let target = Target { name: name.clone(), endpoint, region, distribution, bundle };
             checked.insert(name.clone(), target);
         }
         checked
+    }
+
+    /// The keys of a target that makes images on instance stores.
+    fn bundle(&mut self, name: &str, target: &super::types::Target) -> Option<Bundle> {
+        let at = [Key("targets"), Key(name)];
+        let keys = [
+            ("account_id", &target.account_id),
+            ("s3_bucket", &target.s3_bucket),
+            ("x509_cert_path", &target.x509_cert_path),
+            ("x509_key_path", &target.x509_key_path),
+            ("iam_instance_profile", &target.iam_instance_profile),
+        ];
+        if target.kind == Kind::AmazonEbs {
+            for (key, _) in keys.iter().filter(|(_, value)| value.is_some()) {
+                self.report(&[at[0], at[1], Key(key)], "only a target of the kind amazon-instance has this key");
+            }
+            return None;
+        }
+        for (key, _) in keys.iter().filter(|(_, value)| value.is_none()) {
+            self.report(&at, format!("the key `{key}` is missing, which a target of the kind amazon-instance needs"));
+        }
+        let [account_id, s3_bucket, cert, key, instance_profile] = keys.map(|(_, value)| value.clone());
+        let (account_id, cert, key) = (account_id?, cert?, key?);
+        if account_id.len() != 12 || !account_id.bytes().all(|byte| byte.is_ascii_digit()) {
+            self.report(
+                &[at[0], at[1], Key("account_id")],
+                format!("`{account_id}` is no account: write its 12 digits in quotes"),
+            );
+        }
+        self.exists(&[at[0], at[1], Key("x509_cert_path")], &cert);
+        self.exists(&[at[0], at[1], Key("x509_key_path")], &key);
+        let (x509_cert, x509_key) = (self.folder.join(cert), self.folder.join(key));
+        Some(Bundle { account_id, s3_bucket: s3_bucket?, x509_cert, x509_key, instance_profile: instance_profile? })
     }
 
     fn base(&mut self, name: &str, image: &Image, file: &File) {
@@ -94,25 +131,44 @@ impl<'a> Checker<'a> {
             }
             From::Ami(filter) => {
                 let ami = [at[0], at[1], at[2], Key("ami")];
-                if filter.owners.is_empty() {
-                    self.report(
-                        &ami,
-                        "the key `owners` is missing: list the accounts you trust, because anyone can publish an \
-                         image under any name",
-                    );
-                }
-                for (index, owner) in filter.owners.iter().enumerate() {
-                    if !is_account(owner) && !NAMED_OWNERS.contains(&owner.as_str()) {
-                        self.report(
-                            &[ami[0], ami[1], ami[2], ami[3], Key("owners"), Item(index)],
-                            format!(
-                                "`{owner}` is no account: write its 12 digits in quotes, or self, amazon or \
-                                 aws-marketplace"
-                            ),
-                        );
-                    }
+                self.owners(&ami, &[ami[0], ami[1], ami[2], ami[3], Key("owners")], &filter.owners);
+                self.placeholders(&[ami[0], ami[1], ami[2], ami[3], Key("name")], &filter.name);
+                for (key, value) in &filter.tags {
+                    self.placeholders(&[ami[0], ami[1], ami[2], ami[3], Key("tags"), Key(key)], value);
                 }
             }
+            From::Ssm(parameter) => {
+                self.owners(&at, &[at[0], at[1], at[2], Key("owners")], &parameter.owners);
+                self.placeholders(&[at[0], at[1], at[2], Key("ssm")], &parameter.name);
+            }
+        }
+    }
+
+    /// The accounts whose images are trusted, at `at`, which belong to what stands at `whole`.
+    fn owners(&mut self, whole: &[Step<'_>], at: &[Step<'_>], owners: &[String]) {
+        if owners.is_empty() {
+            self.report(
+                whole,
+                "the key `owners` is missing: list the accounts you trust, because anyone can publish an image under \
+                 any name",
+            );
+        }
+        for (index, owner) in owners.iter().enumerate() {
+            if !is_account(owner) && !NAMED_OWNERS.contains(&owner.as_str()) {
+                self.report(
+                    &[at, &[Item(index)]].concat(),
+                    format!(
+                        "`{owner}` is no account: write its 12 digits in quotes, or self, amazon or aws-marketplace"
+                    ),
+                );
+            }
+        }
+    }
+
+    /// Neither names of images nor of parameters have braces but for what stands for the processor.
+    fn placeholders(&mut self, at: &[Step<'_>], text: &str) {
+        if text.replace("{arch}", "").replace("{deb_arch}", "").contains(['{', '}']) {
+            self.report(at, "only `{arch}` (x86_64 or arm64) and `{deb_arch}` (amd64 or arm64) may stand in braces");
         }
     }
 
@@ -141,6 +197,40 @@ impl<'a> Checker<'a> {
         }
     }
 
+    fn checks(&mut self, name: &str, image: &Image) {
+        for (index, keys) in image.checks.iter().enumerate() {
+            let at = [Key("images"), Key(name), Key("checks"), Item(index)];
+            let Some(node) = self.find(&at) else { continue };
+            let of_kind = |key: &str| KINDS.iter().find(|(kind, _)| *kind == key);
+            let mut kinds = node.entries().iter().filter(|entry| of_kind(&entry.key).is_some());
+            let Some((kind, beside)) = kinds.next().and_then(|entry| of_kind(&entry.key)) else {
+                let known: Vec<_> = KINDS.iter().map(|(kind, _)| *kind).collect();
+                self.report(&at, format!("nothing to check; name one of {}", known.join(", ")));
+                continue;
+            };
+            let mut findings = 0;
+            for entry in node.entries().iter().filter(|entry| entry.key != *kind && entry.key != WITHIN) {
+                let message = if of_kind(&entry.key).is_some() {
+                    let other = &entry.key;
+                    format!(
+                        "a check is of one thing, and this one is of `{kind}` already: give `{other}` an entry of its own"
+                    )
+                } else if !beside.contains(&entry.key.as_str()) {
+                    let known: Vec<_> = beside.iter().copied().chain([WITHIN]).collect();
+                    format!("this key is not one of `{kind}`; there are {}", known.join(", "))
+                } else {
+                    continue;
+                };
+                findings += 1;
+                let path = path(&[at[0], at[1], at[2], at[3], Key(&entry.key)]);
+                self.findings.push(entry.place.diagnostic(Severity::Error, &path, message));
+            }
+            if let (0, Err((key, message))) = (findings, checks::assertions(keys)) {
+                self.report(&[at[0], at[1], at[2], at[3], Key(key)], message);
+            }
+        }
+    }
+
     fn exists(&mut self, at: &[Step<'_>], given: &str) {
         if !self.folder.join(given).exists() {
             self.report(at, format!("there is no file or folder `{given}` beside kiln.yaml"));
@@ -153,13 +243,16 @@ impl<'a> Checker<'a> {
         if !matches!(node.value, Value::Map(_)) {
             self.report(&at, format!("expected a mapping, found {}", node.kind()));
         }
-        for (key, message) in
-            [("kiln", "the bake sets this key itself"), ("role", "write `role` beside `user_data`, not in it")]
-        {
-            if let Some(entry) = node.entries().iter().find(|entry| entry.key == key) {
-                let path = path(&[at[0], at[1], at[2], Key(key)]);
-                self.findings.push(entry.place.diagnostic(Severity::Error, &path, message));
-            }
+        if let Some(entry) = node.entries().iter().find(|entry| entry.key == "role") {
+            let path = path(&[at[0], at[1], at[2], Key("role")]);
+            let message = "write `role` beside `user_data`, not in it";
+            self.findings.push(entry.place.diagnostic(Severity::Error, &path, message));
+        }
+        let own = node.get("kiln").into_iter().flat_map(Node::entries).filter(|entry| entry.key != "tests");
+        for entry in own {
+            let path = path(&[at[0], at[1], at[2], Key("kiln"), Key(&entry.key)]);
+            let message = "the bake sets this key itself; `tests` alone may stand here";
+            self.findings.push(entry.place.diagnostic(Severity::Error, &path, message));
         }
     }
 
@@ -216,7 +309,10 @@ impl<'a> Checker<'a> {
 
     pub(super) fn report(&mut self, at: &[Step<'_>], message: impl Into<String>) {
         let finding = self.finding(at, message);
-        self.findings.push(finding);
+        // What is wrong with a default is found at every image.
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
     }
 
     fn finding(&self, at: &[Step<'_>], message: impl Into<String>) -> Diagnostic {

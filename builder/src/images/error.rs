@@ -19,13 +19,24 @@ pub enum Error {
         /// Why.
         error: io::Error,
     },
+    /// A file of ours that cannot be written.
+    #[error("{} cannot be written: {error}", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The lock file has a form that is not known yet.
+    #[error("{} was written by a newer kiln: use that one", .0.display())]
+    NewerLock(PathBuf),
     /// What is wrong in it, each with its place.
     #[error("{}", render(.0))]
     Findings(Vec<Diagnostic>),
     /// A name that stands for nothing.
     #[error("{} has no {what} `{name}`; {hint}", file.display())]
     Unknown {
-        /// `image` or `target`.
+        /// `image`, `variant` or `target`.
         what: &'static str,
         /// The name.
         name: String,
@@ -43,6 +54,27 @@ pub enum Error {
         /// The file.
         file: PathBuf,
         /// The targets.
+        known: String,
+    },
+    /// The target makes other images.
+    #[error(
+        "{name} is not made on {store}, and that is what the target {target} makes: choose another with --target, or \
+         add {store} to the `store` of the image"
+    )]
+    OtherStore {
+        /// The image.
+        name: String,
+        /// The target.
+        target: String,
+        /// What it makes.
+        store: &'static str,
+    },
+    /// Several variants and none chosen.
+    #[error("{name} has several variants: choose one of {known}")]
+    ChooseVariant {
+        /// The image.
+        name: String,
+        /// The variants.
         known: String,
     },
 }
@@ -66,7 +98,10 @@ impl Error {
 
     /// Whether the command line is at fault rather than the file.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Error::Unknown { .. } | Error::ChooseTarget { .. })
+        matches!(
+            self,
+            Error::Unknown { .. } | Error::ChooseTarget { .. } | Error::ChooseVariant { .. } | Error::OtherStore { .. }
+        )
     }
 }
 

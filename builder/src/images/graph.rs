@@ -2,7 +2,7 @@
 
 use indexmap::IndexMap;
 
-use super::{From, Kilnfile, Recipe};
+use super::{From, Kilnfile, Recipe, Target};
 
 /// The images of one kiln.yaml with what each is built on.
 ///
@@ -14,7 +14,12 @@ pub struct Graph<'a> {
 impl<'a> Graph<'a> {
     /// The graph of all images of the file.
     pub fn of(file: &'a Kilnfile) -> Graph<'a> {
-        Graph { images: file.images().map(|recipe| (recipe.name.as_str(), recipe)).collect() }
+        Graph { images: file.images().map(|recipe| (recipe.label.as_str(), recipe)).collect() }
+    }
+
+    /// The graph of the images that can be made at a target.
+    pub fn at(file: &'a Kilnfile, target: &Target) -> Graph<'a> {
+        Graph { images: file.images_at(target).map(|recipe| (recipe.label.as_str(), recipe)).collect() }
     }
 
     /// Every image, each behind the one it is built on; otherwise in the order of the file.
@@ -25,17 +30,18 @@ impl<'a> Graph<'a> {
         ordered
     }
 
-    /// The image of kiln.yaml that this one is built on.
+    /// The image of kiln.yaml that this one is built on: the variant for the same processor and store.
     pub fn parent(&self, recipe: &Recipe) -> Option<&'a Recipe> {
-        match &recipe.from {
-            From::Image(name) => self.images.get(name.as_str()).copied(),
-            From::Ami(_) => None,
-        }
+        let From::Image(name) = &recipe.from else { return None };
+        let is_parent =
+            |other: &&Recipe| other.name == *name && (other.arch, other.store) == (recipe.arch, recipe.store);
+        self.images.values().copied().find(is_parent)
     }
 
     /// The images that are built directly on this one.
-    pub fn children(&self, name: &str) -> impl Iterator<Item = &'a Recipe> {
-        self.images.values().copied().filter(move |recipe| matches!(&recipe.from, From::Image(base) if base == name))
+    pub fn children(&self, recipe: &Recipe) -> impl Iterator<Item = &'a Recipe> {
+        let parent = recipe.label.clone();
+        self.images.values().copied().filter(move |child| self.parent(child).is_some_and(|it| it.label == parent))
     }
 
     /// The images that are built on nothing of this file.
@@ -62,8 +68,8 @@ pub fn text(graph: &Graph) -> String {
 
 fn branch(graph: &Graph, recipe: &Recipe, indent: &str, last: bool, out: &mut String) {
     let (fork, below) = if last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-    out.push_str(&format!("{indent}{fork}{}  {}\n", recipe.name, about(recipe)));
-    let children: Vec<_> = graph.children(&recipe.name).collect();
+    out.push_str(&format!("{indent}{fork}{}  {}\n", recipe.label, about(recipe)));
+    let children: Vec<_> = graph.children(recipe).collect();
     let indent = format!("{indent}{below}");
     for (index, child) in children.iter().enumerate() {
         branch(graph, child, &indent, index + 1 == children.len(), out);
@@ -73,9 +79,10 @@ fn branch(graph: &Graph, recipe: &Recipe, indent: &str, last: bool, out: &mut St
 /// The graph for a program: a line an image, each behind the one it is built on.
 pub fn json(graph: &Graph) -> String {
     let line = |recipe: &Recipe| {
-        let parent = graph.parent(recipe).map(|parent| parent.name.as_str());
+        let parent = graph.parent(recipe).map(|parent| parent.label.as_str());
         let line = serde_json::json!({
-            "image": recipe.name, "layer": recipe.layer.name(), "arch": recipe.arch.name(), "parent": parent,
+            "image": recipe.label, "name": recipe.name, "layer": recipe.layer.name(), "arch": recipe.arch.name(),
+            "store": recipe.store.name(), "parent": parent,
         });
         format!("{line}\n")
     };
@@ -86,6 +93,7 @@ pub fn json(graph: &Graph) -> String {
 fn outside(recipe: &Recipe) -> String {
     match &recipe.from {
         From::Ami(filter) => filter.to_string(),
+        From::Ssm(parameter) => parameter.to_string(),
         From::Image(name) => name.clone(),
     }
 }
@@ -123,7 +131,7 @@ pub fn svg(graph: &Graph) -> String {
     for (recipe, column, row) in &placed {
         let (x, y) = at(*column, *row);
         let parent =
-            graph.parent(recipe).and_then(|parent| placed.iter().find(|(other, ..)| other.name == parent.name));
+            graph.parent(recipe).and_then(|parent| placed.iter().find(|(other, ..)| other.label == parent.label));
         if let Some((_, parent_column, parent_row)) = parent {
             let (from_x, from_y) = at(*parent_column, *parent_row);
             let (from_x, from_y, to_y) = (from_x + BOX.0, from_y + BOX.1 / 2, y + BOX.1 / 2);
@@ -138,7 +146,7 @@ pub fn svg(graph: &Graph) -> String {
             BOX.0,
             BOX.1,
             y + 18,
-            escape(&recipe.name),
+            escape(&recipe.label),
             y + 35,
             escape(&about(recipe)),
             tx = x + 8,
@@ -156,7 +164,7 @@ fn place<'a>(
     placed: &mut Vec<(&'a Recipe, usize, usize)>,
 ) {
     placed.push((recipe, column, *row));
-    let mut children = graph.children(&recipe.name).peekable();
+    let mut children = graph.children(recipe).peekable();
     if children.peek().is_none() {
         *row += 1;
     }
@@ -200,6 +208,22 @@ mod tests {
              \u{20}  └─ tool  app, x86_64\n\
              deb-<12>-* of self\n\
              └─ other  golden, x86_64\n"
+        );
+    }
+
+    #[test]
+    fn a_variant_is_built_on_the_variant_for_the_same_processor() {
+        let file = parsed(&format!(
+            "defaults: {{arch: [x86_64, arm64]}}\nimages:\n  golden: {GOLDEN}\n  app: {{layer: app, from: golden}}\n"
+        ));
+        assert_eq!(
+            text(&Graph::of(&file)),
+            "deb-<12>-* of self\n\
+             └─ golden:x86_64  golden, x86_64\n\
+             \u{20}  └─ app:x86_64  app, x86_64\n\
+             deb-<12>-* of self\n\
+             └─ golden:arm64  golden, arm64\n\
+             \u{20}  └─ app:arm64  app, arm64\n"
         );
     }
 

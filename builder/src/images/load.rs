@@ -9,8 +9,10 @@ use kiln_schema::diagnostic::{Diagnostic, Severity};
 use kiln_schema::yaml::{self, Node};
 
 use super::check::Checker;
+use super::checks;
 use super::types::{Defaults, File, Image};
-use super::{Error, GATE_TIMEOUT, Input, Kilnfile, PlacedFile, Recipe};
+use super::variants::Variants;
+use super::{Arch, Error, GATE_TIMEOUT, Input, Kilnfile, PlacedFile, Recipe, Store, lock};
 
 /// Reads and checks kiln.yaml.
 ///
@@ -25,7 +27,8 @@ pub fn load(path: &Path) -> Result<Kilnfile, Error> {
         Some(parent) if parent != Path::new("") => parent.to_owned(),
         _ => PathBuf::from("."),
     };
-    parse(path, &folder, &text)
+    let lock = lock::load(&lock::path(path))?;
+    parse(path, &folder, &text).map(|file| Kilnfile { lock, ..file })
 }
 
 fn parse(path: &Path, folder: &Path, text: &str) -> Result<Kilnfile, Error> {
@@ -46,11 +49,13 @@ fn parse(path: &Path, folder: &Path, text: &str) -> Result<Kilnfile, Error> {
     let images: IndexMap<_, _> = file
         .images
         .into_iter()
-        .map(|(name, image)| {
+        .flat_map(|(name, image)| {
             let user_data = root.get("images").and_then(|images| images.get(&name)?.get("user_data")).cloned();
-            let recipe = recipe(&name, image, &file.defaults, user_data, folder);
-            (name, recipe)
+            let (of, recipe) =
+                (Variants::of(&image, &file.defaults), recipe(&name, image, &file.defaults, user_data, folder));
+            of.expand(&recipe)
         })
+        .map(|recipe| (recipe.label.clone(), recipe))
         .collect();
     Ok(Kilnfile {
         path: path.to_owned(),
@@ -58,19 +63,22 @@ fn parse(path: &Path, folder: &Path, text: &str) -> Result<Kilnfile, Error> {
         images,
         targets,
         default_target: file.defaults.target,
+        lock: None,
     })
 }
 
 /// A document of user-data is forgiven what nobody knows; this file is the project's own.
-fn harden(mut finding: Diagnostic) -> Diagnostic {
+pub(super) fn harden(mut finding: Diagnostic) -> Diagnostic {
     finding.severity = Severity::Error;
     finding
 }
 
+/// What all variants have in common.
 fn recipe(name: &str, image: Image, defaults: &Defaults, user_data: Option<Node>, folder: &Path) -> Recipe {
     let input = |given: String| Input { path: folder.join(&given), given };
     Recipe {
         name: name.to_owned(),
+        label: name.to_owned(),
         layer: image.layer,
         from: image.from,
         role: image.role,
@@ -79,13 +87,13 @@ fn recipe(name: &str, image: Image, defaults: &Defaults, user_data: Option<Node>
         release: image.release,
         environment: image.environment.or_else(|| defaults.environment.clone()).unwrap_or_else(|| "test".to_owned()),
         owner: image.owner.or_else(|| defaults.owner.clone()),
-        store: image.store.or(defaults.store).unwrap_or_default(),
-        arch: image.arch.or(defaults.arch).unwrap_or_default(),
+        store: Store::default(),
+        arch: Arch::default(),
         ssh_username: image
             .ssh_username
             .or_else(|| defaults.ssh_username.clone())
             .unwrap_or_else(|| "admin".to_owned()),
-        instance_type: image.instance_type.or_else(|| defaults.instance_type.clone()),
+        instance_type: None,
         gate_timeout: image.gate_timeout.or(defaults.gate_timeout).map_or(GATE_TIMEOUT, |timeout| timeout.0),
         provision: image.provision.into_iter().map(input).collect(),
         files: image
@@ -94,6 +102,8 @@ fn recipe(name: &str, image: Image, defaults: &Defaults, user_data: Option<Node>
             .map(|file| PlacedFile { source: input(file.source), destination: file.destination })
             .collect(),
         tests: image.tests.into_iter().map(input).collect(),
+        // Those that cannot be made have been reported.
+        checks: image.checks.iter().filter_map(|keys| checks::assertions(keys).ok()).flatten().collect(),
         user_data: user_data.filter(|node| !node.is_null()),
         seal: image.seal,
         prove: image.prove.or(defaults.prove).unwrap_or(true),
@@ -104,7 +114,7 @@ fn recipe(name: &str, image: Image, defaults: &Defaults, user_data: Option<Node>
 #[allow(clippy::disallowed_methods, reason = "tests prepare folders")]
 pub(crate) mod tests {
     use super::*;
-    use crate::images::{Arch, Endpoint, From, Layer};
+    use crate::images::{Endpoint, From, Layer};
 
     const GOLDEN: &str = "golden: {layer: golden, from: {ami: {owners: [\"136693071363\"], name: \"debian-12-*\"}}}";
 
@@ -180,7 +190,34 @@ pub(crate) mod tests {
                 app("arch: sparc"),
                 "kiln.yaml:6:11: error: images.app.arch: unknown value; expected one of x86_64, arm64",
             ),
-            (app("store: instance"), "kiln.yaml:6:12: error: images.app.store: unknown value; expected one of ebs"),
+            (
+                app("store: instance"),
+                "kiln.yaml:6:12: error: images.app.store: unknown value; expected one of ebs, instance-store",
+            ),
+            (
+                app("store: [ebs, instance-store]"),
+                "images.app.from: golden is not made on instance-store: add instance-store to its `store`",
+            ),
+            (
+                app("store: instance-store\n    arch: arm64"),
+                "images.app.store: no instance of arm64 has its root on an instance store: give app the `arch` x86_64 alone",
+            ),
+            (
+                "targets: {t: {kind: amazon-ebs, s3_bucket: b}}".into(),
+                "kiln.yaml:1:44: error: targets.t.s3_bucket: only a target of the kind amazon-instance has this key",
+            ),
+            (
+                "targets: {t: {kind: amazon-instance, s3_bucket: b, account_id: 1, x509_cert_path: golden.sh, x509_key_path: k}}".into(),
+                "targets.t: the key `iam_instance_profile` is missing, which a target of the kind amazon-instance needs",
+            ),
+            (
+                "targets: {t: {kind: amazon-instance, s3_bucket: b, account_id: 1, x509_cert_path: golden.sh, x509_key_path: k}}".into(),
+                "targets.t.account_id: `1` is no account: write its 12 digits in quotes",
+            ),
+            (
+                "targets: {t: {kind: amazon-instance, s3_bucket: b, account_id: 1, x509_cert_path: golden.sh, x509_key_path: k}}".into(),
+                "targets.t.x509_key_path: there is no file or folder `k` beside kiln.yaml",
+            ),
             (
                 app("version: 1 2"),
                 "kiln.yaml:6:14: error: images.app.version: `1 2` cannot be part of an image's name; use letters, digits, `.`, `_` and `-`",
@@ -209,10 +246,50 @@ pub(crate) mod tests {
                 app("files: [{source: puppet}]"),
                 "kiln.yaml:6:13: error: images.app.files[0]: the key `destination` is missing",
             ),
+            (
+                app("checks: [{prt: 22}]"),
+                "kiln.yaml:6:15: error: images.app.checks[0].prt: unknown key; did you mean `port`?",
+            ),
+            (
+                app("checks: [{within: 30s}]"),
+                "kiln.yaml:6:14: error: images.app.checks[0]: nothing to check; name one of mount, package, service, port, http, file, user, sysctl, no_failed_units",
+            ),
+            (
+                app("checks: [{port: 22, file: /x}]"),
+                "kiln.yaml:6:25: error: images.app.checks[0].file: a check is of one thing, and this one is of `port` already: give `file` an entry of its own",
+            ),
+            (
+                app("checks: [{port: 22, version: 1}]"),
+                "kiln.yaml:6:25: error: images.app.checks[0].version: this key is not one of `port`; there are protocol, address, within",
+            ),
+            (app("checks: [{port: 70000}]"), "kiln.yaml:6:21: error: images.app.checks[0].port"),
+            (app("checks: [{port: 0}]"), "kiln.yaml:6:21: error: images.app.checks[0].port: 0 is no port"),
+            (
+                app("checks: [{port: 1, protocol: sctp}]"),
+                "images.app.checks[0].protocol: unknown value; expected one of tcp, udp",
+            ),
+            (app("checks: [{port: 1, address: all}]"), "images.app.checks[0].address: `all` is no IP address"),
+            (app("checks: [{port: 1, within: 0s}]"), "images.app.checks[0].within: no time at all"),
+            (app("checks: [{mount: data}]"), "images.app.checks[0].mount: `data` is not an absolute path"),
+            (app("checks: [{file: a}]"), "images.app.checks[0].file: `a` is not an absolute path"),
+            (app("checks: [{file: /a, mode: rw}]"), "images.app.checks[0].mode: not a file mode"),
+            (
+                app("checks: [{file: /a, exists: no, mode: 0644}]"),
+                "images.app.checks[0].mode: a file that is not there has no such thing",
+            ),
+            (app("checks: [{package: \"\"}]"), "images.app.checks[0].package: `` is no name"),
+            (app("checks: [{package: a, installed: no, version: 1}]"), "a package that is not there has no version"),
+            (app("checks: [{service: \"a b\"}]"), "images.app.checks[0].service: `a b` is no name"),
+            (app("checks: [{http: localhost}]"), "images.app.checks[0].http: `localhost` is no address"),
+            (app("checks: [{http: 'http://a/', status: 42}]"), "images.app.checks[0].status: 42 is no status of HTTP"),
+            (app("checks: [{user: a, exists: no, groups: [b]}]"), "a user who is not there has no groups"),
+            (app("checks: [{sysctl: a.b}]"), "images.app.checks[0].sysctl: the key `value` is missing"),
+            (app("checks: [{no_failed_units: no}]"), "images.app.checks[0].no_failed_units: it can only be true"),
+            (app("checks: [22]"), "images.app.checks[0]: expected a mapping"),
             (app("user_data: [a]"), "kiln.yaml:6:16: error: images.app.user_data: expected a mapping, found a list"),
             (
                 app("user_data: {kiln: {strict: false}}"),
-                "kiln.yaml:6:17: error: images.app.user_data.kiln: the bake sets this key itself",
+                "kiln.yaml:6:24: error: images.app.user_data.kiln.strict: the bake sets this key itself; `tests` alone may stand here",
             ),
             (
                 app("user_data: {role: web}"),
@@ -253,6 +330,42 @@ pub(crate) mod tests {
                 "images.a.from.amii: unknown key; did you mean `ami`?",
             ),
             ("images: {a: {layer: app, from: [a, b]}}".into(), "images.a.from: expected a mapping"),
+            ("images: {a: {layer: app, from: {}}}".into(), "images.a.from: the key `ami` or `ssm` is missing"),
+            (
+                "images: {a: {layer: app, from: {ssm: /a, ami: {name: x}}}}".into(),
+                "images.a.from: either `ami` or `ssm`, not both",
+            ),
+            (
+                "images: {a: {layer: app, from: {owners: [self], ami: {name: x}}}}".into(),
+                "images.a.from: `owners` belongs into `ami`, beside `name`",
+            ),
+            (
+                "images: {a: {layer: app, from: {ssm: /aws/service/x}}}".into(),
+                "kiln.yaml:1:32: error: images.a.from: the key `owners` is missing: list the accounts you trust",
+            ),
+            (
+                "images: {a: {layer: app, from: {ssm: /x, owners: [debian]}}}".into(),
+                "kiln.yaml:1:51: error: images.a.from.owners[0]: `debian` is no account",
+            ),
+            (
+                "images: {a: {layer: app, from: {ssm: \"/x/{arc}\", owners: [self]}}}".into(),
+                "kiln.yaml:1:38: error: images.a.from.ssm: only `{arch}` (x86_64 or arm64) and `{deb_arch}`",
+            ),
+            (
+                "images: {a: {layer: app, from: {ami: {owners: [self], name: x, tags: {k: \"{v}\"}}}}}".into(),
+                "images.a.from.ami.tags.k: only `{arch}`",
+            ),
+            (app("arch: [x86_64, x86_64]"), "kiln.yaml:6:20: error: images.app.arch[1]: `x86_64` stands here twice"),
+            (app("arch: []"), "kiln.yaml:6:11: error: images.app.arch: an empty list: name at least one"),
+            (
+                app("arch: [x86_64, arm64]"),
+                "kiln.yaml:5:11: error: images.app.from: golden is not made for arm64: add arm64 to its `arch`",
+            ),
+            (
+                format!("defaults: {{arch: [x86_64, arm64], instance_type: t3.large}}\nimages: {{{GOLDEN}}}"),
+                "kiln.yaml:1:50: error: defaults.instance_type: no type has all processors of golden: write one for each",
+            ),
+            (app("instance_type: {sparc: t3.large}"), "images.app.instance_type.sparc: unknown key"),
             (
                 "images: {a: {layer: app, from: {ami: {name: x}}}}".into(),
                 "kiln.yaml:1:38: error: images.a.from.ami: the key `owners` is missing: list the accounts you trust, because anyone can publish an image under any name",
@@ -267,7 +380,7 @@ pub(crate) mod tests {
             ),
             ("images: {a: {layer: app, from: a}}".into(), "images are built on each other: a -> a"),
             ("images: {\"a b\": {layer: app, from: \"a b\"}}".into(), "`a b` cannot be part of an image's name"),
-            ("targets: {t: {kind: qemu}}".into(), "targets.t.kind: unknown value; expected one of amazon-ebs"),
+            ("targets: {t: {kind: qemu}}".into(), "targets.t.kind: unknown value; expected one of amazon-ebs, amazon-instance"),
             (
                 "targets: {t: {kind: amazon-ebs, endpoint: labs}}".into(),
                 "kiln.yaml:1:43: error: targets.t.endpoint: neither `lab` nor an address that begins with http:// or https://",
@@ -336,6 +449,70 @@ pub(crate) mod tests {
         let none = load(&format!("images: {{{GOLDEN}}}")).unwrap();
         assert!(said(none.target(None).unwrap_err()).contains("has no `targets`"));
         assert_eq!(said(none.target(Some("x")).unwrap_err()), "kiln.yaml has no target `x`; it has none at all");
+    }
+
+    #[test]
+    fn each_processor_is_a_variant_with_a_base_and_an_instance_of_its_own() {
+        let file = load(
+            "defaults: {arch: [x86_64, arm64]}\nimages:\n  golden: {layer: golden, instance_type: {arm64: t4g.large}, from: \
+             {ssm: \"/d/12/{deb_arch}/{arch}\", owners: [self]}}\n  app: {layer: app, from: golden}\n  tool: {layer: app, \
+             from: golden, arch: arm64}\n",
+        )
+        .unwrap();
+        let labels: Vec<_> = file.images().map(|recipe| recipe.label.as_str()).collect();
+        assert_eq!(labels, ["golden:x86_64", "golden:arm64", "app:x86_64", "app:arm64", "tool"]);
+        let chosen = |name: &str| -> Vec<String> {
+            file.variants(name).unwrap().iter().map(|recipe| recipe.label.clone()).collect()
+        };
+        assert_eq!(chosen("golden"), ["golden:x86_64", "golden:arm64"]);
+        assert_eq!(
+            (chosen("golden:arm64:ebs"), chosen("tool:arm64")),
+            (vec!["golden:arm64".into()], vec!["tool".into()])
+        );
+        let golden = ["golden:x86_64", "golden:arm64"].map(|name| file.image(name).unwrap());
+        let parameters = golden.map(|recipe| match &recipe.from {
+            From::Ssm(parameter) => parameter.name.as_str(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(parameters, ["/d/12/amd64/x86_64", "/d/12/arm64/arm64"]);
+        assert_eq!(golden.map(|recipe| recipe.instance_type.as_deref()), [None, Some("t4g.large")]);
+        let said = |name: &str| file.image(name).unwrap_err().to_string();
+        assert_eq!(said("app"), "app has several variants: choose one of app:x86_64, app:arm64");
+        assert_eq!(said("app:arm65"), "kiln.yaml has no variant `app:arm65`; did you mean `app:arm64`?");
+        assert_eq!(said("tool:x86_64"), "kiln.yaml has no variant `tool:x86_64`; it has tool");
+        assert_eq!(said("ap:arm64"), "kiln.yaml has no image `ap`; did you mean `app`?");
+    }
+
+    #[test]
+    fn each_store_is_a_variant_for_the_target_that_makes_it() {
+        let file = load(&format!(
+            "defaults: {{store: [ebs, instance-store]}}\nimages: {{{GOLDEN}, plain: {{layer: app, from: golden, store: \
+             ebs}}}}\ntargets:\n  e: {{kind: amazon-ebs}}\n  s3: {{kind: amazon-instance, account_id: \"123456789012\", \
+             s3_bucket: b, x509_cert_path: app.bats, x509_key_path: golden.sh, iam_instance_profile: p}}\n"
+        ))
+        .unwrap();
+        let labels = |target: &str| -> Vec<String> {
+            let at = file.images_at(file.target(Some(target)).unwrap());
+            at.map(|recipe| recipe.label.clone()).collect()
+        };
+        assert_eq!(labels("e"), ["golden:ebs", "plain"]);
+        assert_eq!(labels("s3"), ["golden:instance-store"]);
+        let s3 = file.target(Some("s3")).unwrap();
+        let chosen = file.variants_at(&["golden".to_owned()], s3).unwrap();
+        assert_eq!((chosen.len(), chosen[0].store.name()), (1, "instance-store"));
+        assert_eq!(
+            file.variants_at(&["plain".to_owned()], s3).unwrap_err().to_string(),
+            "plain is not made on instance-store, and that is what the target s3 makes: choose another with --target, or \
+             add instance-store to the `store` of the image"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_default_is_told_once() {
+        let error =
+            load(&format!("defaults: {{arch: []}}\nimages: {{{GOLDEN}, {}}}", GOLDEN.replace("golden:", "other:")));
+        let Error::Findings(findings) = error.unwrap_err() else { panic!() };
+        assert_eq!(findings.len(), 1, "{findings:?}");
     }
 
     #[test]

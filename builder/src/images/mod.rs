@@ -1,23 +1,35 @@
 //! kiln.yaml: which images there are, what each is built on, what it is called.
 //!
-//! - `types`: the keys.
+//! - `types`, `from`: the keys.
 //! - `load`: the file to [`Kilnfile`], with every finding at its place.
+//! - `variants`: one image for several processors or stores.
 //! - `check`: what must fit together: names, bases, cycles, files that are there.
+//! - `checks`: what must hold on the machine, as calls of the test library.
 //! - `distribution`: what a target says of regions and accounts.
 //! - `graph`: which image is built on which.
 //! - `base`: the newest image that another is built on.
+//! - `outside`: the base where somebody else made it: the locked one, or the newest.
+//! - `lock`, `relock`: kiln.lock, and writing it anew.
+//! - `outdated`: what a newer base makes old.
 //! - `names`: name, tags and description of a new image.
 //! - `inputs`: the digests that make the bake key.
 
 pub mod base;
 mod check;
+mod checks;
 mod distribution;
 mod error;
+mod from;
 pub mod graph;
 pub mod inputs;
 mod load;
+pub mod lock;
 pub mod names;
+pub mod outdated;
+pub mod outside;
+pub mod relock;
 mod types;
+mod variants;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,9 +37,11 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use kiln_schema::yaml::Node;
 
+pub use checks::Assertion;
 pub use error::Error;
+pub use from::{AmiFilter, From, Parameter};
 pub use load::load;
-pub use types::{AmiFilter, Arch, From, Layer, Seal, Store};
+pub use types::{Arch, Layer, Seal, Store};
 
 /// How long a gate may take when kiln.yaml does not say.
 pub const GATE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
@@ -42,13 +56,17 @@ pub struct Kilnfile {
     images: IndexMap<String, Recipe>,
     targets: IndexMap<String, Target>,
     default_target: Option<String>,
+    /// The bases that are not to move; none when there is no lock file.
+    pub lock: Option<lock::Lock>,
 }
 
-/// How to make one image.
+/// How to make one image; of an image with variants, one of them.
 #[derive(Clone, Debug)]
 pub struct Recipe {
     /// Its name in kiln.yaml; the tag `application`.
     pub name: String,
+    /// The name of this variant: `golden:arm64` where golden is made for several processors, else `golden`.
+    pub label: String,
     /// How far from a stock system it is.
     pub layer: Layer,
     /// What it is built on.
@@ -81,6 +99,8 @@ pub struct Recipe {
     pub files: Vec<PlacedFile>,
     /// Test files, and folders of them.
     pub tests: Vec<Input>,
+    /// What must hold on the machine.
+    pub checks: Vec<Assertion>,
     /// Keys of cloud-config for the bake, as spelled: a mode `0644` must not become 420.
     pub user_data: Option<Node>,
     /// What the seal lets pass.
@@ -118,6 +138,8 @@ pub struct Target {
     pub region: Option<String>,
     /// What becomes of an image there once it has passed.
     pub distribution: Distribution,
+    /// Where the files of images on instance stores go; none where images are made on network volumes.
+    pub bundle: Option<Bundle>,
 }
 
 /// Where else an image is to be, and for whom.
@@ -140,6 +162,28 @@ impl Distribution {
     }
 }
 
+impl Target {
+    /// What the root of its images lies on.
+    pub fn store(&self) -> Store {
+        if self.bundle.is_some() { Store::InstanceStore } else { Store::Ebs }
+    }
+}
+
+/// How an image on an instance store is bundled: signed, encrypted and put into S3.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bundle {
+    /// The account that owns it.
+    pub account_id: String,
+    /// The bucket, and a folder in it.
+    pub s3_bucket: String,
+    /// The certificate that belongs to the key.
+    pub x509_cert: PathBuf,
+    /// The private key that signs it.
+    pub x509_key: PathBuf,
+    /// What lets the instance write into the bucket, so that no key of the account gets onto it.
+    pub instance_profile: String,
+}
+
 /// An API of EC2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
@@ -152,19 +196,29 @@ pub enum Endpoint {
 }
 
 impl Kilnfile {
-    /// The images, in the order of the file.
+    /// The images, each variant on its own, in the order of the file.
     pub fn images(&self) -> impl Iterator<Item = &Recipe> {
         self.images.values()
     }
 
-    /// The image of this name.
+    /// The images that can be made at a target, in the order of the file.
+    pub fn images_at(&self, target: &Target) -> impl Iterator<Item = &Recipe> {
+        let store = target.store();
+        self.images().filter(move |recipe| recipe.store == store)
+    }
+
+    /// The one image of this name.
     ///
     /// # Errors
-    /// With the nearest name, when there is none.
+    /// With the nearest name, when there is none, and with all variants, when one must be chosen.
     pub fn image(&self, name: &str) -> Result<&Recipe, Error> {
-        self.images
-            .get(name)
-            .ok_or_else(|| Error::unknown("image", name, &self.path, self.images.keys().map(String::as_str)))
+        match self.variants(name)?[..] {
+            [only] => Ok(only),
+            ref several => Err(Error::ChooseVariant {
+                name: name.to_owned(),
+                known: several.iter().map(|recipe| recipe.label.as_str()).collect::<Vec<_>>().join(", "),
+            }),
+        }
     }
 
     /// The target of this name; without one, the default target or the only one there is.

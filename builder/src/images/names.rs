@@ -1,6 +1,6 @@
 //! What a new image is called and what its tags say.
 
-use super::base::{INPUTS_TAG, KEY_TAG, PROOF_TAG, SKIPPED_TAG};
+use super::base::{INPUTS_TAG, KEY_TAG, PROOF_TAG, SKIPPED_TAG, STAGE_TAG};
 use super::inputs::Inputs;
 use super::{Recipe, Seal};
 use crate::aws::Ami;
@@ -29,7 +29,7 @@ impl RunId {
     /// When the name of the image is longer than EC2 allows.
     pub fn new(recipe: &Recipe) -> Result<RunId, String> {
         let timestamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
-        let id = format!("kiln-{}-{timestamp}-{:x}", recipe.name, std::process::id());
+        let id = format!("kiln-{}-{timestamp}-{:x}", recipe.slug(), std::process::id());
         Ok(RunId { id, image_name: name(recipe, &timestamp)?, timestamp })
     }
 }
@@ -79,7 +79,7 @@ pub fn tags(recipe: &Recipe, base: &Ami, bake: &Circumstances) -> Vec<(&'static 
         ("host", Some(bake.host.clone())),
         ("ancestor", Some(base.id.clone())),
         ("ancestor_name", Some(base.name.clone())),
-        ("stage", Some("candidate".to_owned())),
+        (STAGE_TAG, Some("candidate".to_owned())),
         (KEY_TAG, Some(bake.inputs.key())),
         (INPUTS_TAG, Some(bake.inputs.tag())),
         ("git_revision", bake.git_revision.clone()),
@@ -130,6 +130,7 @@ pub(crate) mod tests {
     pub(crate) fn recipe() -> Recipe {
         Recipe {
             name: "myapp".into(),
+            label: "myapp".into(),
             layer: Layer::App,
             from: From::Image("golden".into()),
             role: Some("web".into()),
@@ -145,6 +146,7 @@ pub(crate) mod tests {
             gate_timeout: Duration::from_secs(600),
             provision: vec![],
             files: vec![],
+            checks: vec![],
             tests: vec![],
             user_data: None,
             seal: Seal::default(),

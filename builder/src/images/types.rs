@@ -6,6 +6,9 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
+use super::checks::CheckKeys;
+use super::from::From;
+
 /// The whole file.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default)]
@@ -23,11 +26,11 @@ pub(super) struct Defaults {
     pub owner: Option<String>,
     pub environment: Option<String>,
     pub region: Option<String>,
-    pub store: Option<Store>,
-    pub arch: Option<Arch>,
+    pub store: Option<Vec<Store>>,
+    pub arch: Option<Vec<Arch>>,
     pub ssh_username: Option<String>,
     pub gate_timeout: Option<Timeout>,
-    pub instance_type: Option<String>,
+    pub instance_type: Option<InstanceType>,
     pub prove: Option<bool>,
 }
 
@@ -50,6 +53,8 @@ pub(super) struct Image {
     pub files: Vec<FileToPlace>,
     #[serde(default)]
     pub tests: Vec<String>,
+    #[serde(default)]
+    pub checks: Vec<CheckKeys>,
     /// Kept as a tree: see [`Recipe::user_data`](super::Recipe::user_data).
     #[serde(default, rename = "user_data")]
     pub _user_data: Option<IgnoredAny>,
@@ -58,15 +63,15 @@ pub(super) struct Image {
     #[serde(default)]
     pub environment: Option<String>,
     #[serde(default)]
-    pub store: Option<Store>,
+    pub store: Option<Vec<Store>>,
     #[serde(default)]
-    pub arch: Option<Arch>,
+    pub arch: Option<Vec<Arch>>,
     #[serde(default)]
     pub ssh_username: Option<String>,
     #[serde(default)]
     pub gate_timeout: Option<Timeout>,
     #[serde(default)]
-    pub instance_type: Option<String>,
+    pub instance_type: Option<InstanceType>,
     #[serde(default)]
     pub seal: Seal,
     #[serde(default)]
@@ -93,8 +98,17 @@ pub(super) struct FileToPlace {
 /// Where images are made.
 #[derive(Debug, serde::Deserialize)]
 pub(super) struct Target {
-    #[serde(rename = "kind")]
-    pub _kind: Kind,
+    pub kind: Kind,
+    #[serde(default)]
+    pub account_id: Option<String>,
+    #[serde(default)]
+    pub s3_bucket: Option<String>,
+    #[serde(default)]
+    pub x509_cert_path: Option<String>,
+    #[serde(default)]
+    pub x509_key_path: Option<String>,
+    #[serde(default)]
+    pub iam_instance_profile: Option<String>,
     #[serde(default)]
     pub endpoint: Option<String>,
     #[serde(default)]
@@ -110,10 +124,12 @@ pub(super) struct Target {
 }
 
 /// The builder of packer that makes the image.
-#[derive(Clone, Copy, Debug, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 pub(super) enum Kind {
     #[serde(rename = "amazon-ebs")]
     AmazonEbs,
+    #[serde(rename = "amazon-instance")]
+    AmazonInstance,
 }
 
 /// How far an image is from a stock system.
@@ -143,25 +159,29 @@ impl Layer {
 }
 
 /// What the machine's root lies on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Store {
     /// A network volume.
     #[default]
     Ebs,
+    /// Disks of the host; the image lies in S3.
+    #[serde(rename = "instance-store")]
+    InstanceStore,
 }
 
 impl Store {
-    /// The word in kiln.yaml, in the name and in the tag.
+    /// The word in kiln.yaml, in the name and in the tag, and EC2's for the device of a root.
     pub fn name(self) -> &'static str {
         match self {
             Store::Ebs => "ebs",
+            Store::InstanceStore => "instance-store",
         }
     }
 }
 
 /// The processor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Deserialize)]
 pub enum Arch {
     /// 64-bit x86.
     #[default]
@@ -173,6 +193,9 @@ pub enum Arch {
 }
 
 impl Arch {
+    /// Every processor.
+    pub const ALL: [Arch; 2] = [Arch::X86_64, Arch::Arm64];
+
     /// The word of kiln.yaml and of EC2.
     pub fn name(self) -> &'static str {
         match self {
@@ -190,68 +213,60 @@ impl Arch {
     }
 
     /// The instance type to bake on when kiln.yaml names none.
-    pub fn instance_type(self) -> &'static str {
-        match self {
-            Arch::X86_64 => "t3.small",
-            Arch::Arm64 => "t4g.small",
+    pub fn instance_type(self, store: Store) -> &'static str {
+        match (self, store) {
+            (Arch::X86_64, Store::Ebs) => "t3.small",
+            // Only old types can have their root on disks of the host.
+            (Arch::X86_64, Store::InstanceStore) => "m3.medium",
+            (Arch::Arm64, _) => "t4g.small",
         }
     }
 }
 
-/// What an image is built on.
+/// The instance to bake on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum From {
-    /// Another image of kiln.yaml.
-    Image(String),
-    /// An image of somebody else.
-    Ami(AmiFilter),
+pub(super) enum InstanceType {
+    /// One type, for images of one processor.
+    One(String),
+    /// A type a processor.
+    ByArch(IndexMap<Arch, String>),
 }
 
-/// Which image of somebody else.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
-pub struct AmiFilter {
-    /// The accounts whose images count: an account number, `self`, `amazon` or `aws-marketplace`.
-    #[serde(default)]
-    pub owners: Vec<String>,
-    /// The name, with `*` and `?`.
-    pub name: String,
-}
-
-impl fmt::Display for AmiFilter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {}", self.name, self.owners.join(", "))
+impl InstanceType {
+    /// The type for this processor.
+    pub fn of(&self, arch: Arch) -> Option<&String> {
+        match self {
+            InstanceType::One(name) => Some(name),
+            InstanceType::ByArch(names) => names.get(&arch),
+        }
     }
 }
 
-impl<'de> Deserialize<'de> for From {
+impl<'de> Deserialize<'de> for InstanceType {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Either;
         impl<'de> Visitor<'de> for Either {
-            type Value = From;
+            type Value = InstanceType;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of an image, or a mapping with the key `ami`")
+                f.write_str("an instance type, or a mapping from processors to instance types")
             }
 
-            fn visit_str<E: de::Error>(self, name: &str) -> Result<From, E> {
-                Ok(From::Image(name.to_owned()))
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<InstanceType, E> {
+                Ok(InstanceType::One(name.to_owned()))
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<From, A::Error> {
-                match map.next_key::<String>()? {
-                    Some(_) => {
-                        let filter = map.next_value()?;
-                        // Asked once more, so that the reader sees the unknown keys behind it.
-                        while map.next_key::<String>()?.is_some() {
-                            map.next_value::<IgnoredAny>()?;
-                        }
-                        Ok(From::Ami(filter))
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<InstanceType, A::Error> {
+                let mut names = IndexMap::new();
+                while let Some(arch) = map.next_key::<String>()? {
+                    if let Some(arch) = Arch::ALL.into_iter().find(|known| known.name() == arch) {
+                        names.insert(arch, map.next_value()?);
                     }
-                    None => Err(de::Error::missing_field("ami")),
                 }
+                Ok(InstanceType::ByArch(names))
             }
         }
-        deserializer.deserialize_struct("From", &["ami"], Either)
+        deserializer.deserialize_struct("InstanceType", &["x86_64", "arm64"], Either)
     }
 }
 

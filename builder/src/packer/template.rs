@@ -9,6 +9,10 @@ use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::RUN_TAG;
+use crate::images::Bundle;
+
+/// Where certificate, key and bundle lie on the instance. `bundle.sh` makes it; what is in it is not bundled.
+pub const BUNDLE_FOLDER: &str = "/var/tmp/kiln-bundle";
 
 /// Names of files beside the template.
 pub mod files {
@@ -30,7 +34,7 @@ pub mod files {
 #[derive(Debug, Serialize)]
 pub struct Template {
     /// What to make.
-    pub builders: Vec<AmazonEbs>,
+    pub builders: Vec<Builder>,
     /// What to do on the instance, in order.
     pub provisioners: Vec<Provisioner>,
     /// What to do with the image.
@@ -38,9 +42,9 @@ pub struct Template {
     pub post_processors: Vec<PostProcessor>,
 }
 
-/// The builder `amazon-ebs`. Only keys that 1.6.6 has.
+/// The builder `amazon-ebs` or `amazon-instance`. Only keys that 1.6.6 has.
 #[derive(Debug, Serialize)]
-pub struct AmazonEbs {
+pub struct Builder {
     #[serde(rename = "type")]
     kind: &'static str,
     /// The prefix of every line that packer prints.
@@ -57,14 +61,33 @@ pub struct AmazonEbs {
     temporary_key_pair_type: &'static str,
     tags: IndexMap<String, String>,
     run_tags: IndexMap<String, String>,
-    run_volume_tags: IndexMap<String, String>,
+    /// Of network volumes alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run_volume_tags: Option<IndexMap<String, String>>,
     aws_polling: Polling,
     #[serde(flatten)]
     encryption: Option<Encryption>,
     #[serde(flatten)]
+    bundle: Option<BundleKeys>,
+    #[serde(flatten)]
     endpoint: Option<CustomEndpoint>,
     #[serde(flatten)]
     lab: Option<LabOnly>,
+}
+
+/// Keys of `amazon-instance`, which bundles the machine's root on the machine itself and puts it into S3.
+#[derive(Debug, Serialize)]
+struct BundleKeys {
+    account_id: String,
+    s3_bucket: String,
+    x509_cert_path: String,
+    x509_key_path: String,
+    x509_upload_path: &'static str,
+    bundle_destination: &'static str,
+    bundle_prefix: String,
+    bundle_vol_command: String,
+    bundle_upload_command: String,
+    iam_instance_profile: String,
 }
 
 /// How often and how long to ask whether something is ready.
@@ -168,19 +191,21 @@ pub struct Machine {
     pub ssh_username: String,
     /// The key to encrypt it with.
     pub key: Option<String>,
+    /// How to bundle an image on an instance store; none for one on a network volume.
+    pub bundle: Option<Bundle>,
 }
 
 impl Machine {
     /// The builder that makes this image.
-    pub fn builder(&self) -> AmazonEbs {
+    pub fn builder(&self) -> Builder {
         let lab = matches!(self.api, Api::Lab(_));
         let run_tags: IndexMap<_, _> = [
             ("Name".to_owned(), literal(&format!("kiln bakes {}", self.image))),
             (RUN_TAG.to_owned(), self.run.clone()),
         ]
         .into();
-        AmazonEbs {
-            kind: "amazon-ebs",
+        Builder {
+            kind: if self.bundle.is_some() { "amazon-instance" } else { "amazon-ebs" },
             name: self.image.clone(),
             ami_name: self.name.clone(),
             ami_description: literal(&self.description),
@@ -193,7 +218,7 @@ impl Machine {
             temporary_key_pair_name: self.key_pair.clone(),
             temporary_key_pair_type: "ed25519",
             tags: self.tags.iter().map(|(key, value)| ((*key).to_owned(), literal(value))).collect(),
-            run_volume_tags: run_tags.clone(),
+            run_volume_tags: self.bundle.is_none().then(|| run_tags.clone()),
             run_tags,
             // An hour for AWS, because a large volume takes that long to become a snapshot.
             aws_polling: if lab {
@@ -203,6 +228,7 @@ impl Machine {
             },
             // The lab's images are folders: there is nothing to encrypt.
             encryption: self.key.clone().filter(|_| !lab).map(|key| Encryption { encrypt_boot: true, kms_key_id: key }),
+            bundle: self.bundle.as_ref().map(|bundle| self.bundle_keys(bundle)),
             endpoint: match &self.api {
                 Api::Aws => None,
                 Api::Url(url) | Api::Lab(url) => Some(CustomEndpoint {
@@ -213,6 +239,30 @@ impl Machine {
                 }),
             },
             lab: lab.then_some(LabOnly { force_deregister: true, ssh_interface: "private_ip" }),
+        }
+    }
+
+    fn bundle_keys(&self, bundle: &Bundle) -> BundleKeys {
+        let sudo = if self.ssh_username == "root" { "" } else { "sudo -n -i " };
+        // Packer's own commands have a pattern in them that the shell turns into the names of the key's files, and
+        // without an instance profile the account's key as an argument.
+        BundleKeys {
+            account_id: bundle.account_id.clone(),
+            s3_bucket: literal(&bundle.s3_bucket),
+            x509_cert_path: literal(&bundle.x509_cert.display().to_string()),
+            x509_key_path: literal(&bundle.x509_key.display().to_string()),
+            x509_upload_path: BUNDLE_FOLDER,
+            bundle_destination: BUNDLE_FOLDER,
+            bundle_prefix: self.name.clone(),
+            bundle_vol_command: format!(
+                "{sudo}ec2-bundle-vol -k {{{{.KeyPath}}}} -c {{{{.CertPath}}}} -u {{{{.AccountId}}}} -r \
+                 {{{{.Architecture}}}} -e {{{{.PrivatePath}}}} -d {{{{.Destination}}}} -p {{{{.Prefix}}}} --batch --no-filter"
+            ),
+            bundle_upload_command: format!(
+                "{sudo}ec2-upload-bundle -b {{{{.BucketName}}}} -m {{{{.ManifestPath}}}} -d {{{{.BundleDirectory}}}} \
+                 --region {{{{.Region}}}} --batch --retry"
+            ),
+            iam_instance_profile: literal(&bundle.instance_profile),
         }
     }
 
@@ -264,6 +314,7 @@ mod tests {
             key: None,
             instance_type: "t3.small".into(),
             ssh_username: "admin".into(),
+            bundle: None,
         }
     }
 
@@ -283,6 +334,17 @@ mod tests {
     fn a_value_with_braces_is_no_template_of_packers() {
         let json = serde_json::to_value(machine(Api::Aws).builder()).unwrap();
         assert_eq!(json["tags"]["owner"], "{{`{{`}} sre }}");
+    }
+
+    #[test]
+    fn an_image_is_encrypted_where_there_is_something_to_encrypt() {
+        let text = |api| {
+            let machine = Machine { key: Some("alias/ours".into()), ..machine(api) };
+            serde_json::to_string(&machine.builder()).unwrap()
+        };
+        assert!(text(Api::Aws).contains("\"encrypt_boot\":true,\"kms_key_id\":\"alias/ours\""), "{}", text(Api::Aws));
+        assert!(!text(Api::Lab("http://10.0.0.1".into())).contains("kms_key_id"));
+        assert!(!serde_json::to_string(&machine(Api::Aws).builder()).unwrap().contains("encrypt_boot"));
     }
 
     #[test]

@@ -22,8 +22,8 @@ use crate::bake::{Error, lease};
 use crate::journal::Journal;
 use crate::system::process::Stop;
 
-pub use settle::Ledger;
-pub use wanted::{COPIED_FROM, Wanted};
+use settle::Ledger;
+use wanted::Wanted;
 
 /// What became of an image in one region.
 #[derive(Debug)]

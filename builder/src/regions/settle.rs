@@ -75,6 +75,12 @@ async fn complete(
     if let Some(image) = &found {
         *id = Some(image.id.clone());
         same_bake(image, wanted, region)?;
+        if let Some(key) = &lacks.key {
+            let id = &image.id;
+            return Err(Error::Told(format!(
+                "{id} is not encrypted and is to be with {key}: bake anew with --rebuild, or remove {id} and copy again"
+            )));
+        }
     } else if region == wanted.region {
         return Err(Error::Told(format!("{} is not there any more", wanted.original.id)));
     } else {
@@ -113,7 +119,7 @@ async fn copy(
     for failed in api.named(name).await? {
         let State::Failed(why) = &failed.state else { continue };
         api.discard(&failed.id).await?;
-        progress.say(&format!("{region}: the copy {} was {why}; kiln removed it", failed.id));
+        progress.say(&format!("{region}: copy {} {why}; kiln removed it", failed.id));
         // Asked again with the token of the one that failed, the API would give that one again.
         tokens.ended(&token, "failed")?;
         token = tokens.begun(name)?;
@@ -175,6 +181,7 @@ impl std::fmt::Display for Lacks {
         words.extend(self.gate.iter().map(|_| format!("the tag {}", base::GATE_TAG)));
         words.extend(self.accounts.iter().map(|account| format!("the permission of {account}")));
         words.extend(self.deprecation.iter().map(|at| format!("its deprecation at {at}")));
+        words.extend(self.key.iter().map(|key| format!("the key {key}")));
         if self.available {
             words.push("its availability".to_owned());
         }

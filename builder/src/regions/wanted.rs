@@ -38,6 +38,8 @@ pub struct Lacks {
     pub gate: Option<String>,
     /// Whether it cannot be launched yet.
     pub available: bool,
+    /// The key that it was to be encrypted with. What is there cannot be changed.
+    pub key: Option<String>,
 }
 
 impl Lacks {
@@ -113,6 +115,7 @@ impl Wanted {
             deprecation,
             gate,
             available: image.state != State::Available,
+            key: self.distribution.keys.get(region).filter(|_| image.plain).cloned(),
         }
     }
 }
@@ -133,6 +136,7 @@ pub(super) mod tests {
             tags: tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             snapshots: vec!["snap-1".into()],
             deprecated: None,
+            plain: false,
         }
     }
 
@@ -175,6 +179,18 @@ pub(super) mod tests {
         assert_eq!(lacks(None, after), Some(time("2026-03-01T00:05:00Z")));
         assert_eq!(lacks(Some("2026-03-01T00:05:00.000Z"), after), None, "as it was just set");
         assert_eq!(lacks(Some("2026-01-02T00:00:00.000Z"), after), None);
+    }
+
+    #[test]
+    fn what_is_to_be_encrypted_and_is_not_lacks_its_key() {
+        let keys = [("eu-west-1".to_owned(), "alias/ours".to_owned())].into_iter().collect();
+        let wanted = wanted(Distribution { keys, ..Distribution::default() });
+        let key = |region: &str, plain| {
+            let image = Copied { plain, ..image("ami-2", &[]) };
+            wanted.lacks(&image, region, &[], time("2026-01-02T00:00:00Z")).key
+        };
+        assert_eq!(key("eu-west-1", true).as_deref(), Some("alias/ours"));
+        assert_eq!((key("eu-west-1", false), key("us-east-1", true)), (None, None));
     }
 
     #[test]

@@ -110,8 +110,8 @@ impl Moved {
 }
 
 /// Puts an image into a stage, in all regions or not at all but for what a region refuses later.
-pub(super) async fn enact(
-    places: &Places,
+pub(super) async fn enact<P: Parameters>(
+    places: &Places<impl Copies, P>,
     line: &str,
     images: &[Logical],
     chosen: &Logical,
@@ -131,7 +131,7 @@ pub(super) async fn enact(
     }
     let parameter = rules::parameter(line, to);
     let place = |region: &str| chosen.places.get(region).map(|image| image.id.clone()).unwrap_or_default();
-    let point = async |region: &str, api: &aws::Ssm| -> Result<bool, aws::Error> {
+    let point = async |region: &str, api: &P| -> Result<bool, aws::Error> {
         let wanted = Version { image: place(region), record: act.record.clone() };
         let there = api.history(&parameter).await?.last().is_some_and(|version| version.image == wanted.image);
         if !there {
@@ -198,7 +198,7 @@ async fn leave_canary(
 
 /// Whether parameters and tags of production say the same everywhere.
 pub(super) async fn is_enacted(
-    places: &Places,
+    places: &Places<impl Copies, impl Parameters>,
     line: &str,
     images: &[Logical],
     now: &Logical,

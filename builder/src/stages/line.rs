@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::future::try_join_all;
 
-use crate::aws::{self, Ami, Copied, Copies, Ec2, FindImages, ImageQuery};
+use crate::aws::{self, Ami, Copied, Copies, FindImages, ImageQuery};
 use crate::bake::Error;
 use crate::bake::site::Site;
 use crate::images::{Kilnfile, base};
@@ -15,10 +15,10 @@ use crate::images::{Kilnfile, base};
 /// When there is none, or none that passed.
 pub async fn find(file: &Kilnfile, site: &Site, image: &str) -> Result<(String, Ami), Error> {
     if !image.starts_with("ami-") {
-        let name = &file.image(image)?.name;
-        let found = base::latest(&site.ec2, name).await?;
-        let found = found.ok_or_else(|| Error::Refused(none_passed(name, &site.name)))?;
-        return Ok((name.clone(), found));
+        let recipe = file.image(image)?;
+        let found = base::latest(&site.ec2, recipe).await?;
+        let found = found.ok_or_else(|| Error::Refused(none_passed(&recipe.label, &site.name)))?;
+        return Ok((recipe.name.clone(), found));
     }
     // By filter: asked for by id, an image that is not there is an error of the API.
     let query = ImageQuery { owners: vec!["self".into()], filters: vec![("image-id".into(), vec![image.into()])] };
@@ -34,6 +34,21 @@ pub async fn find(file: &Kilnfile, site: &Site, image: &str) -> Result<(String, 
         return Err(Error::Refused(format!("{image} ({}) did not pass its gate", found.name)));
     }
     Ok((name, found))
+}
+
+/// That a line can have stages: one image in each, and so one variant.
+///
+/// # Errors
+/// When kiln.yaml makes several variants of the image.
+pub fn has_stages(file: &Kilnfile, line: &str) -> Result<(), Error> {
+    match file.variants(line) {
+        Ok(variants) if variants.len() > 1 => Err(Error::Refused(format!(
+            "{line} has {} variants, and a stage holds one image of a name: for stages, write an image for each \
+             processor or store in kiln.yaml",
+            variants.len()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// That a line has no image yet.
@@ -62,7 +77,7 @@ impl Logical {
 ///
 /// # Errors
 /// When a region does not answer.
-pub async fn images(places: &[(String, Ec2)], line: &str) -> Result<Vec<Logical>, aws::Error> {
+pub async fn images(places: &[(String, impl Copies)], line: &str) -> Result<Vec<Logical>, aws::Error> {
     let found = try_join_all(places.iter().map(async |(region, api)| Ok((region, api.of_line(line).await?)))).await?;
     Ok(join(found.into_iter().flat_map(|(region, images)| images.into_iter().map(move |image| (region, image)))))
 }

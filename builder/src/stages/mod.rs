@@ -15,7 +15,7 @@ pub mod rules;
 
 use futures_util::future::join_all;
 
-use crate::aws::{Ec2, Parameters, Ssm, Version};
+use crate::aws::{Copies, Ec2, Parameters, Ssm, Version};
 use crate::bake::progress::Progress;
 use crate::bake::site::Site;
 use crate::bake::{Error, lease, plan};
@@ -27,10 +27,10 @@ use rules::{PROMOTED, ROLLED_BACK, Stage};
 pub use enact::{Moved, Placed};
 
 /// Every region of a site, the one in which images are baked first.
-pub struct Places {
+pub struct Places<I = Ec2, P = Ssm> {
     home: String,
-    images: Vec<(String, Ec2)>,
-    parameters: Vec<(String, Ssm)>,
+    images: Vec<(String, I)>,
+    parameters: Vec<(String, P)>,
 }
 
 impl Places {
@@ -63,26 +63,36 @@ pub async fn promote(file: &Kilnfile, site: &Site, wish: &Promotion, progress: &
         true => line::find(file, site, &wish.image).await.map(|(line, image)| (line, Some(image.id)))?,
         false => (file.image(&wish.image)?.name.clone(), None),
     };
+    line::has_stages(file, &line)?;
     alone(site, &line, progress, async {
-        let places = Places::open(site).await;
-        let images = line::images(&places.images, &line).await?;
-        let history = places.parameters[0].1.history(&rules::parameter(&line, wish.to)).await?;
-        let current = history.last().map(|version| version.image.as_str());
-        let chosen = match &id {
-            Some(id) => by_id(&images, &places.home, id),
-            None => newest(&images, &places.home, wish.to, current),
-        };
-        let chosen = chosen.ok_or_else(|| Error::Refused(nothing(&images, &line, wish.to, site)))?;
-        let Some(image) = chosen.places.get(&places.home) else {
-            return Err(Error::Refused(format!("{} is not in {}", chosen.name, places.home)));
-        };
-        if let Some(why) = rules::refusal(image, wish.to, wish.force) {
-            return Err(Error::Refused(why));
-        }
-        let act = enact::Act::new(PROMOTED, wish.reason.as_deref());
-        enact::enact(&places, &line, &images, chosen, wish.to, &act).await
+        promote_in(&Places::open(site).await, &line, id.as_deref(), wish, &site.name).await
     })
     .await
+}
+
+async fn promote_in(
+    places: &Places<impl Copies, impl Parameters>,
+    line: &str,
+    id: Option<&str>,
+    wish: &Promotion,
+    site: &str,
+) -> Result<Moved, Error> {
+    let images = line::images(&places.images, line).await?;
+    let history = places.parameters[0].1.history(&rules::parameter(line, wish.to)).await?;
+    let current = history.last().map(|version| version.image.as_str());
+    let chosen = match id {
+        Some(id) => by_id(&images, &places.home, id),
+        None => newest(&images, &places.home, wish.to, current),
+    };
+    let chosen = chosen.ok_or_else(|| Error::Refused(nothing(&images, line, wish.to, site)))?;
+    let Some(image) = chosen.places.get(&places.home) else {
+        return Err(Error::Refused(format!("{} is not in {}", chosen.name, places.home)));
+    };
+    if let Some(why) = rules::refusal(image, wish.to, wish.force) {
+        return Err(Error::Refused(why));
+    }
+    let act = enact::Act::new(PROMOTED, wish.reason.as_deref());
+    enact::enact(places, line, &images, chosen, wish.to, &act).await
 }
 
 /// Puts the image back into production that was there before, or another that was made earlier.
@@ -97,39 +107,44 @@ pub async fn rollback(
     progress: &Progress,
 ) -> Result<Moved, Error> {
     alone(site, line, progress, async {
-        let places = Places::open(site).await;
-        let images = line::images(&places.images, line).await?;
-        let history = places.parameters[0].1.history(&rules::parameter(line, Stage::Production)).await?;
-        let stack = rules::stack(&history);
-        let Some((current, before)) = stack.split_last() else {
-            return Err(Error::Refused(format!("no image of {line} was ever in production at {}", site.name)));
-        };
-        let now = by_id(&images, &places.home, current);
-        if let Some(now) = now
-            && to.is_none_or(|id| now.places.values().any(|image| image.id == id))
-            && !enact::is_enacted(&places, line, &images, now, &history).await?
-        {
-            // Going on from here would skip an image.
-            progress.say(&format!("the last move, to {}, was cut short; completing it", now.name));
-            let act = enact::Act::again(history.last());
-            return enact::enact(&places, line, &images, now, Stage::Production, &act).await;
-        }
-        let chosen = match to {
-            Some(id) => {
-                by_id(&images, &places.home, id).ok_or_else(|| format!("{id} is no image of {line} that passed"))
-            }
-            None => match before.last() {
-                Some(id) => by_id(&images, &places.home, id)
-                    .ok_or_else(|| format!("{id}, which was in production before, is gone")),
-                None => Err(format!("nothing was in production before {current}")),
-            },
-        };
-        let chosen =
-            chosen.map_err(|why| Error::Refused(format!("{why}; {}", choose(&images, &places.home, current))))?;
-        let act = enact::Act::new(ROLLED_BACK, reason);
-        enact::enact(&places, line, &images, chosen, Stage::Production, &act).await
+        rollback_in(&Places::open(site).await, line, to, reason, &site.name, progress).await
     })
     .await
+}
+
+async fn rollback_in(
+    places: &Places<impl Copies, impl Parameters>,
+    line: &str,
+    to: Option<&str>,
+    reason: Option<&str>,
+    site: &str,
+    progress: &Progress,
+) -> Result<Moved, Error> {
+    let images = line::images(&places.images, line).await?;
+    let history = places.parameters[0].1.history(&rules::parameter(line, Stage::Production)).await?;
+    let stack = rules::stack(&history);
+    let Some((current, before)) = stack.split_last() else {
+        return Err(Error::Refused(format!("no image of {line} was ever in production at {site}")));
+    };
+    let now = by_id(&images, &places.home, current);
+    if let Some(now) = now
+        && to.is_none_or(|id| now.places.values().any(|image| image.id == id))
+        && !enact::is_enacted(places, line, &images, now, &history).await?
+    {
+        // Going on from here would skip an image.
+        progress.say(&format!("the last move, to {}, was cut short; completing it", now.name));
+        let act = enact::Act::again(history.last());
+        return enact::enact(places, line, &images, now, Stage::Production, &act).await;
+    }
+    let image = |id: &str| by_id(&images, &places.home, id);
+    let chosen = match (to, before.last()) {
+        (Some(id), _) => image(id).ok_or_else(|| format!("{id} is no image of {line} that passed")),
+        (None, Some(id)) => image(id).ok_or_else(|| format!("{id}, which was in production before, is gone")),
+        (None, None) => Err(format!("nothing was in production before {current}")),
+    };
+    let chosen = chosen.map_err(|why| Error::Refused(format!("{why}; {}", choose(&images, &places.home, current))))?;
+    let act = enact::Act::new(ROLLED_BACK, reason);
+    enact::enact(places, line, &images, chosen, Stage::Production, &act).await
 }
 
 /// Under the lease of a line: two who promote at once, or one who copies, wait for each other.
@@ -160,14 +175,13 @@ fn newest<'a>(images: &'a [Logical], home: &str, to: Stage, current: Option<&str
 }
 
 /// Why there is nothing to promote.
-fn nothing(images: &[Logical], line: &str, to: Stage, site: &Site) -> String {
+fn nothing(images: &[Logical], line: &str, to: Stage, site: &str) -> String {
     if images.is_empty() || to != Stage::Production {
-        return line::none_passed(line, &site.name);
+        return line::none_passed(line, site);
     }
     format!(
-        "no image of {line} is in canary at {}: promote one first (kiln promote {line} --to canary), or name its id \
-         with --force and a --reason",
-        site.name
+        "no image of {line} is in canary at {site}: promote one first (kiln promote {line} --to canary), or name its \
+         id with --force and a --reason"
     )
 }
 
@@ -186,6 +200,10 @@ fn choose(images: &[Logical], home: &str, current: &str) -> String {
 /// When there is none, and when the region does not answer.
 pub async fn current(site: &Site, line: &str, stage: Stage, region: Option<&str>) -> Result<String, Error> {
     let region = region.unwrap_or(&site.region);
+    if !site.regions().any(|ours| ours == region) {
+        let ours = site.regions().collect::<Vec<_>>().join(", ");
+        return Err(Error::Refused(format!("target {} has no region {region}; it has {ours}", site.name)));
+    }
     if let Stage::Canary | Stage::Production = stage {
         let name = rules::parameter(line, stage);
         let found = site.door.parameters(region).await.history(&name).await?.pop();
@@ -209,3 +227,6 @@ fn who() -> String {
     let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     format!("{}@{host}", plan::user())
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,11 +3,9 @@
 use super::line::Logical;
 use crate::aws::{Copied, Version};
 use crate::images::base;
+use crate::images::base::PROOF_TAG;
 
-/// The tag with the stage.
-pub const STAGE_TAG: &str = "stage";
-/// The tag in which a bake says whether two launches of the image have vouched for it.
-const PROOF_TAG: &str = "proof";
+pub use crate::images::base::STAGE_TAG;
 
 /// How far an image has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -32,7 +30,7 @@ impl Stage {
             Stage::Canary => "canary",
             Stage::Production => "production",
             Stage::Previous => "previous",
-            Stage::Retired => "retired",
+            Stage::Retired => base::RETIRED,
         }
     }
 
@@ -172,6 +170,7 @@ mod tests {
             tags,
             snapshots: vec![],
             deprecated: None,
+            plain: false,
         }
     }
 

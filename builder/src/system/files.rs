@@ -82,6 +82,17 @@ pub fn remove_dir(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Takes a file away; that it is not there is no error.
+///
+/// # Errors
+/// What the file system answers.
+pub fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Makes a folder and those above it, if they are not there.
 ///
 /// # Errors

@@ -11,14 +11,14 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, interval_at, sleep_until};
 
 use super::follow::Follow;
 
 /// How long a program may clean up after it was asked to end. Packer waits for an instance to be terminated.
 pub const CLEAN_UP: Duration = Duration::from_secs(300);
-/// After this long without a line, whatever was said last holds on.
-const SILENCE: Duration = Duration::from_secs(1);
+/// How often whoever listens gets a turn though no line has come.
+const TICK: Duration = Duration::from_secs(1);
 
 /// The wish of whoever started this program that it ends.
 pub struct Stop {
@@ -75,8 +75,8 @@ pub struct Ended {
 }
 
 impl Program<'_> {
-    /// Runs it in a process group of its own and hands every line it prints to `hear`, and nothing
-    /// when it has been silent for a moment. `started` learns which process it is, before it has done much.
+    /// Runs it in a process group of its own and hands every line it prints to `hear`, and once a second
+    /// nothing, for what changes with time alone. `started` learns which process it is, before it has done much.
     ///
     /// Asked to stop, the program gets SIGTERM and time to clean up; asked again, or late, its whole
     /// group is killed. When this returns, all of the group have been killed.
@@ -105,6 +105,7 @@ impl Program<'_> {
         let pid = child.id().and_then(|id| i32::try_from(id).ok());
         let group = Group(pid.map(Pid::from_raw));
         pid.and_then(Identity::of).map(started);
+        let mut ticks = interval_at(Instant::now() + TICK, TICK);
         let mut stopped_by = None;
         let mut patience = None;
         let status = loop {
@@ -119,7 +120,7 @@ impl Program<'_> {
                     }
                     Some(_) => group.kill(),
                 },
-                () = sleep(SILENCE) => hear(None),
+                _ = ticks.tick() => hear(None),
                 () = wait_until(patience) => {
                     patience = None;
                     group.kill();

@@ -3,8 +3,10 @@
 //! `tests/e2e.sh` makes what they need and runs them; without it they are left out.
 
 mod apt;
+mod bases;
 mod boot;
 mod canary;
+mod checks;
 mod disks;
 mod drop_in;
 mod empty_root;

@@ -23,19 +23,31 @@ use super::pids::Identity;
 /// When it cannot be started, and when it has not ended within this time; it is killed then with
 /// all it started.
 pub fn capture(command: &[OsString], input: &[u8], within: Duration) -> io::Result<Output> {
-    let (program, args) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut child = Command::new(program)
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()?;
-    let group = child.id() as i32;
+    let mut child = spawn(command, Stdio::piped())?;
     if let Some(mut stdin) = child.stdin.take() {
         let input = input.to_vec();
         thread::spawn(move || stdin.write_all(&input));
     }
+    finish(command, child, within)
+}
+
+/// As [`capture`], with a file as the program's input, however large it is.
+///
+/// # Errors
+/// As those of [`capture`].
+pub fn feed(command: &[OsString], input: File, within: Duration) -> io::Result<Output> {
+    finish(command, spawn(command, input.into())?, within)
+}
+
+fn spawn(command: &[OsString], stdin: Stdio) -> io::Result<Child> {
+    let (program, args) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut program = Command::new(program);
+    program.args(args).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn()
+}
+
+fn finish(command: &[OsString], mut child: Child, within: Duration) -> io::Result<Output> {
+    let program = &command[0];
+    let group = child.id() as i32;
     let (stdout, stderr) = (Reader::start(child.stdout.take()), Reader::start(child.stderr.take()));
     // The child is not waited for yet, so its pid is its own.
     let ended = Identity::of(group).is_none_or(|identity| identity.wait_gone(within));

@@ -8,8 +8,12 @@ if [ -z "$failed" ]; then
     fi
     set -- --timeout "$KILN_GATE_TIMEOUT" --report "$home/report"
     if [ -e "$home/tests" ]; then set -- "$@" --tests "$home/tests"; fi
+    # What the agent logs meanwhile, for whoever looks on.
+    journalctl --follow --lines=0 --output=cat --unit='kiln-*' &
+    log=$!
     code=0
     kiln-agent gate "$@" || code=$?
+    kill "$log" 2>/dev/null || true
     echo "$code" >"$home/gate.code"
 fi
 
