@@ -9,6 +9,7 @@ pub mod gate;
 pub mod images;
 pub mod journal;
 pub mod packer;
+pub mod pipeline;
 pub mod regions;
 pub mod stages;
 pub mod system;

@@ -24,6 +24,13 @@ pub struct Held {
     pub tags: BTreeMap<String, String>,
 }
 
+impl Held {
+    /// The value of a tag; empty when it has none.
+    pub fn tag(&self, key: &str) -> &str {
+        self.tags.get(key).map_or("", String::as_str)
+    }
+}
+
 /// Holding names.
 pub trait Leases {
     /// Takes a name. None when somebody has it.

@@ -124,6 +124,14 @@ impl Error {
         Error::File { what: what.to_string(), error }
     }
 
+    /// The one sentence that names the cause, without what else is told of a failure.
+    pub fn cause(&self) -> String {
+        match self {
+            Error::Failed(failure) => failure.cause.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether the command line is at fault.
     pub fn is_usage(&self) -> bool {
         match self {

@@ -9,12 +9,12 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use kiln_lab::Identity;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::progress::Progress;
 use super::session::Session;
 use super::{Error, leftovers, recover};
-use crate::aws::{self, Held, Leases, Run};
+use crate::aws::{self, FindImages, Held, Leases, Reap, Run};
 use crate::images::Recipe;
 use crate::images::names::RunId;
 use crate::packer::RUN_TAG;
@@ -41,6 +41,17 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Does the work under the lease and lets it go then. It is renewed at the same time: whoever waits for it
+    /// takes it from a holder that gives no sign of life.
+    pub async fn during<T>(self, api: &impl Leases, work: impl Future<Output = T>) -> T {
+        let outcome = tokio::select! {
+            outcome = work => outcome,
+            never = self.keep(api) => match never {},
+        };
+        self.release(api).await;
+        outcome
+    }
+
     /// Gives signs of life for ever. A sign that fails is no reason to stop: the next may come through.
     pub async fn keep(&self, api: &impl Leases) -> Infallible {
         for number in 1_u64.. {
@@ -61,26 +72,25 @@ impl Lease {
 /// # Errors
 /// When the API does not answer.
 pub async fn take(session: &Session<'_>, recipe: &Recipe, run: &RunId, progress: &Progress) -> Result<Lease, Error> {
+    let api = &session.site.ec2;
     let name = format!("kiln-lease-{}-{}-{}", recipe.name, recipe.arch.name(), recipe.store.name());
     let us = Holder::us(Some(run));
     loop {
         let told = |who: &str| progress.say(&format!("waiting for the bake of {} on {who}", recipe.label));
-        let held = match acquire(&session.site.ec2, &name, &us, told).await? {
+        let held = match acquire(api, &name, &us, told, sleep).await? {
             Acquired::Ours(id) => return Ok(Lease { id }),
             Acquired::Dead(held) => held,
         };
         // On this machine the journal knows more of it than the lease does.
         recover::all(session, progress).await?;
-        let tag = |key: &str| held.tags.get(key).cloned().unwrap_or_default();
-        let (id, image_name) = (tag(RUN), tag(NAME));
-        if !id.is_empty() && !image_name.is_empty() {
-            // An image that passed is no leftover, whoever made it.
-            let passed = recover::passed(&session.site, &image_name).await?;
-            let run = Run { id: &id, image_name: &image_name, security_groups: &[] };
-            let left = leftovers::remove(&session.site.ec2, run, passed.as_deref()).await;
-            left.iter().for_each(|sentence| progress.say(&format!("a bake on {} died: {sentence}", tag(HOST))));
+        let run = held.tag(RUN);
+        if run.is_empty() {
+            api.release(&held.id).await?;
+            continue;
         }
-        session.site.ec2.release(&held.id).await?;
+        let settling = hold(api, &settling(run), progress).await?;
+        let left = settling.during(api, settle(api, &name, &held)).await?;
+        left.iter().for_each(|sentence| progress.say(&format!("a bake on {} died: {sentence}", held.tag(HOST))));
     }
 }
 
@@ -93,11 +103,30 @@ pub async fn hold(api: &impl Leases, name: &str, progress: &Progress) -> Result<
     let us = Holder::us(None);
     loop {
         let told = |who: &str| progress.say(&format!("waiting for another kiln on {who} ({name})"));
-        match acquire(api, name, &us, told).await? {
+        match acquire(api, name, &us, told, sleep).await? {
             Acquired::Ours(id) => return Ok(Lease { id }),
             Acquired::Dead(held) => api.release(&held.id).await?,
         }
     }
+}
+
+/// The name of the lease under which a dead run is settled. Several find it dead at once, and one that
+/// removes must not come in between one that has found its image good and is about to say so.
+pub fn settling(run: &str) -> String {
+    format!("{run}-settle")
+}
+
+/// Removes what a dead holder left, but for an image that passed, and then its lease. Answers a sentence for
+/// each thing; nothing when somebody else has settled it.
+async fn settle<A: Leases + Reap + FindImages>(api: &A, name: &str, dead: &Held) -> Result<Vec<String>, aws::Error> {
+    if api.held(name).await?.is_none_or(|now| now.id != dead.id) {
+        return Ok(Vec::new());
+    }
+    let passed = recover::passed(api, dead.tag(NAME)).await?;
+    let run = Run { id: dead.tag(RUN), image_name: dead.tag(NAME), security_groups: &[] };
+    let left = leftovers::remove(api, run, passed.as_deref()).await;
+    api.release(&dead.id).await?;
+    Ok(left)
 }
 
 /// Whoever asks for a lease.
@@ -108,7 +137,7 @@ struct Holder {
 
 impl Holder {
     fn us(run: Option<&RunId>) -> Holder {
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        let boot = boot();
         let process = i32::try_from(std::process::id()).ok().and_then(Identity::of);
         let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let mut tags = vec![
@@ -123,11 +152,19 @@ impl Holder {
 
     /// Whether that holder was on this machine and is no more.
     fn knows_dead(&self, held: &Held) -> bool {
-        let tag = |key: &str| held.tags.get(key).map_or("", String::as_str);
         let numbers =
-            tag(PROCESS).split_once(' ').and_then(|(pid, start)| Some((pid.parse().ok()?, start.parse().ok()?)));
-        tag(BOOT) == self.boot && numbers.is_some_and(|(pid, start)| !Identity { pid, start }.alive())
+            held.tag(PROCESS).split_once(' ').and_then(|(pid, start)| Some((pid.parse().ok()?, start.parse().ok()?)));
+        held.tag(BOOT) == self.boot && numbers.is_some_and(|(pid, start)| !Identity { pid, start }.alive())
     }
+}
+
+/// Where the numbers of processes mean what they mean to us: this boot of the machine, and on it our
+/// container. Workers in two containers have one boot, and neither sees the other's processes.
+fn boot() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let numbers = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let namespace: String = numbers.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
+    format!("{}.{namespace}", boot.trim())
 }
 
 /// What came of asking.
@@ -139,35 +176,37 @@ enum Acquired {
     Dead(Held),
 }
 
+/// Asks until the name is ours or its holder is dead, with a pause between two looks.
 async fn acquire(
     api: &impl Leases,
     name: &str,
     us: &Holder,
     mut waits: impl FnMut(&str),
+    pause: impl AsyncFn(Duration),
 ) -> Result<Acquired, aws::Error> {
-    let mut seen: Option<(Held, Instant)> = None;
+    let mut seen: Option<Held> = None;
+    // Since the last sign of life, in pauses alone: an API that answers slowly makes nobody dead.
+    let mut silent = Duration::ZERO;
     loop {
         if let Some(id) = api.take(name, &us.tags).await? {
             return Ok(Acquired::Ours(id));
         }
         // Gone in the moment between: asked again at once.
         let Some(held) = api.held(name).await? else { continue };
-        if us.knows_dead(&held) {
+        if us.knows_dead(&held) || (silent >= DEAD && seen.as_ref() == Some(&held)) {
             return Ok(Acquired::Dead(held));
         }
-        match &seen {
-            Some((before, since)) if *before == held => {
-                if since.elapsed() >= DEAD {
-                    return Ok(Acquired::Dead(held));
-                }
-            }
-            _ => {
-                if seen.as_ref().is_none_or(|(before, _)| before.id != held.id) {
-                    waits(held.tags.get(HOST).map_or("another machine", String::as_str));
-                }
-                seen = Some((held, Instant::now()));
-            }
+        if seen.as_ref().is_none_or(|before| before.id != held.id) {
+            waits(held.tags.get(HOST).map_or("another machine", String::as_str));
         }
-        sleep(LOOK).await;
+        if seen.as_ref() != Some(&held) {
+            silent = Duration::ZERO;
+            seen = Some(held);
+        }
+        pause(LOOK).await;
+        silent += LOOK;
     }
 }
+
+#[cfg(test)]
+mod tests;

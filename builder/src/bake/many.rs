@@ -8,6 +8,7 @@ use futures_util::stream::FuturesUnordered;
 use super::progress::Progress;
 use super::session::Session;
 use super::{Baked, Error, one, recover, report};
+use crate::aws::Ami;
 use crate::images::graph::Graph;
 use crate::images::{Recipe, base};
 use crate::regions;
@@ -25,7 +26,7 @@ pub enum Wanted {
 }
 
 /// How many images came to which end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// They were made.
     pub baked: usize,
@@ -37,6 +38,8 @@ pub struct Summary {
     pub left_out: usize,
     /// They are there, but not complete in every region of the target.
     pub incomplete: usize,
+    /// What became of each, by its name in kiln.yaml, in the order in which they ended.
+    pub ends: Vec<(String, End)>,
 }
 
 impl Summary {
@@ -44,6 +47,24 @@ impl Summary {
     pub fn all(&self) -> usize {
         self.baked + self.unchanged + self.failed + self.left_out
     }
+
+    /// Whether every image that was asked for is there, in every region.
+    pub fn is_good(&self) -> bool {
+        self.failed + self.left_out + self.incomplete == 0
+    }
+}
+
+/// What became of one image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was made.
+    Baked(Ami),
+    /// It was there with the same inputs.
+    Unchanged(Ami),
+    /// There is none, and why.
+    Failed(String),
+    /// It was not tried, and why.
+    LeftOut(String),
 }
 
 /// Bakes what is out of date, at most `parallel` images at once. A failure stops what is built on it and
@@ -87,13 +108,13 @@ pub async fn bake(
             let base = parent.map(|name| (name, ended.get(name)));
             match base {
                 _ if stopped.is_some() => {
-                    progress.left_out(&format!("interrupted by {}", stopped.unwrap_or_default()));
-                    summary.left_out += 1;
+                    let why = format!("interrupted by {}", stopped.unwrap_or_default());
+                    leave_out(recipe, why, &progress, &mut summary);
                     ended.insert(&recipe.label, None);
                 }
                 Some((name, Some(None))) => {
-                    progress.left_out(&format!("there is no new {name} to build it on"));
-                    summary.left_out += 1;
+                    let why = format!("there is no new {name} to build it on");
+                    leave_out(recipe, why, &progress, &mut summary);
                     ended.insert(&recipe.label, None);
                 }
                 Some((_, None)) => later.push(recipe),
@@ -115,7 +136,7 @@ pub async fn bake(
         }
         tokio::select! {
             Some((recipe, outcome, progress)) = running.next() => {
-                let baked = told(outcome, &progress, &mut summary);
+                let baked = told(recipe, outcome, &progress, &mut summary);
                 if let Some(baked) = &baked {
                     copying.push(spread(session, recipe, baked.clone(), progress));
                 }
@@ -141,28 +162,39 @@ async fn spread(session: &Session<'_>, recipe: &Recipe, baked: Baked, progress: 
     })
 }
 
+/// Says that an image is not tried, and why, and counts it.
+fn leave_out(recipe: &Recipe, why: String, progress: &Progress, summary: &mut Summary) {
+    progress.left_out(&why);
+    summary.left_out += 1;
+    summary.ends.push((recipe.label.clone(), End::LeftOut(why)));
+}
+
 /// Says what came of an image and counts it.
-fn told(outcome: Result<Baked, Error>, progress: &Progress, summary: &mut Summary) -> Option<Baked> {
-    match outcome {
+fn told(recipe: &Recipe, outcome: Result<Baked, Error>, progress: &Progress, summary: &mut Summary) -> Option<Baked> {
+    let (end, baked) = match outcome {
         Ok(baked) => {
-            match &baked.report {
+            let end = match &baked.report {
                 Some(report) => {
                     progress.done(&baked.image.id, &baked.image.name, &report.display().to_string());
                     summary.baked += 1;
+                    End::Baked(baked.image.clone())
                 }
                 None => {
                     progress.reused(&baked.image.id, &baked.image.name);
                     summary.unchanged += 1;
+                    End::Unchanged(baked.image.clone())
                 }
-            }
-            Some(baked)
+            };
+            (end, Some(baked))
         }
         Err(error) => {
             progress.failed(&error);
             summary.failed += 1;
-            None
+            (End::Failed(error.cause()), None)
         }
-    }
+    };
+    summary.ends.push((recipe.label.clone(), end));
+    baked
 }
 
 /// The images that are asked for, parents first.

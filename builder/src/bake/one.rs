@@ -40,13 +40,7 @@ pub async fn bake(
         taken = lease::take(session, recipe, &run, progress) => taken?,
         name = stop.requested() => return Err(Error::Interrupted(name)),
     };
-    // Renewed at the same time: whoever waits for it takes it from a bake that gives no sign of life.
-    let outcome = tokio::select! {
-        outcome = with_lease(session, recipe, &parent, &run, &mut stop, progress) => outcome,
-        never = lease.keep(&session.site.ec2) => match never {},
-    };
-    lease.release(&session.site.ec2).await;
-    outcome
+    lease.during(&session.site.ec2, with_lease(session, recipe, &parent, &run, &mut stop, progress)).await
 }
 
 /// What would be baked now, and how what is there stands to it.

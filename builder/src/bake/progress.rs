@@ -216,9 +216,9 @@ impl Progress {
 
     /// How it went with several images.
     pub fn summary(&self, summary: &Summary) {
-        let Summary { baked, unchanged, failed, left_out, incomplete } = *summary;
+        let Summary { baked, unchanged, failed, left_out, incomplete, ends: _ } = summary;
         let mut text = format!("{baked} baked, {unchanged} unchanged, {failed} failed, {left_out} left out");
-        if incomplete > 0 {
+        if *incomplete > 0 {
             text += &format!(", {incomplete} not in every region");
         }
         let event = json!({

@@ -8,7 +8,7 @@ use kiln_schema::gate::Verdict;
 use super::progress::Progress;
 use super::session::Session;
 use super::site::Site;
-use super::{Error, leftovers, proof, report, watch};
+use super::{Error, lease, leftovers, proof, report, watch};
 use crate::aws::{self, FindImages, ImageQuery, Leases, Run};
 use crate::images::base;
 use crate::journal::Entry;
@@ -24,7 +24,11 @@ use crate::system::process::{self, CLEAN_UP};
 /// journal for the next time.
 pub async fn all(session: &Session<'_>, progress: &Progress) -> Result<(), Error> {
     while let Some(entry) = session.journal.adopt(&session.site.place())? {
-        let (outcome, told) = settle(&session.site, &entry).await;
+        // Others may have found its lease dead, and would take away what this is about to vouch for.
+        let (outcome, told) = match lease::hold(&session.site.ec2, &lease::settling(&entry.run), progress).await {
+            Ok(lease) => lease.during(&session.site.ec2, settle(&session.site, &entry)).await,
+            Err(error) => (None, format!("it cannot be settled now: {error}")),
+        };
         progress.say(&format!("a bake of {} did not come to its end ({}): {told}", entry.image, entry.run));
         if let Some(outcome) = outcome {
             session.journal.end(&entry.run, &outcome)?;
@@ -53,10 +57,6 @@ async fn settle(site: &Site, entry: &Entry) -> (Option<String>, String) {
     if !leftovers::is_settled(&left) {
         return (None, left.join("; "));
     }
-    // Its lease would be waited out by others.
-    for held in site.ec2.held_with((RUN_TAG, &entry.run)).await.unwrap_or_default() {
-        let _ = site.ec2.release(&held.id).await;
-    }
     let _ = files::remove_dir(&work);
     let mut told = left;
     if let Some(id) = kept {
@@ -66,6 +66,11 @@ async fn settle(site: &Site, entry: &Entry) -> (Option<String>, String) {
         told.push(format!("its image {id} had passed and is kept"));
     } else if told.is_empty() {
         told.push("nothing of it was left".to_owned());
+    }
+    // Others would wait its lease out. It goes last: whoever has it next must find the image marked, or there
+    // would be a second one.
+    for held in site.ec2.held_with((RUN_TAG, &entry.run)).await.unwrap_or_default() {
+        let _ = site.ec2.release(&held.id).await;
     }
     (Some(kept.map_or_else(|| "reaped".to_owned(), |id| format!("adopted {id}"))), told.join("; "))
 }
@@ -101,10 +106,10 @@ pub async fn image(site: &Site, name: &str, tags: &[(String, String)]) -> Result
 ///
 /// # Errors
 /// When the API does not answer.
-pub async fn passed(site: &Site, name: &str) -> Result<Option<String>, aws::Error> {
+pub async fn passed(api: &impl FindImages, name: &str) -> Result<Option<String>, aws::Error> {
     let filters =
         vec![("name".into(), vec![name.to_owned()]), (format!("tag:{}", base::GATE_TAG), vec!["passed*".into()])];
-    let found = site.ec2.find_images(&ImageQuery { owners: vec!["self".to_owned()], filters }).await?;
+    let found = api.find_images(&ImageQuery { owners: vec!["self".to_owned()], filters }).await?;
     Ok(found.into_iter().next().map(|image| image.id))
 }
 

@@ -13,6 +13,8 @@ pub struct Site {
     pub name: String,
     /// The region.
     pub region: String,
+    /// The lab, where it is one.
+    pub lab: Option<String>,
     /// How images on instance stores are bundled; none where images are made on network volumes.
     pub bundle: Option<Bundle>,
     /// The API as packer sees it.
@@ -46,11 +48,12 @@ impl Site {
 
     /// API and region in one word, by which the journal tells places apart.
     pub fn place(&self) -> String {
-        let api = match &self.api {
-            Api::Aws => "aws",
-            Api::Url(url) | Api::Lab(url) => url,
-        };
-        format!("{api} {}", self.region)
+        match (&self.api, &self.lab) {
+            // Inside its network every lab has the same address.
+            (_, Some(lab)) => format!("lab {lab} {}", self.region),
+            (Api::Aws, None) => format!("aws {}", self.region),
+            (Api::Url(url) | Api::Lab(url), None) => format!("{url} {}", self.region),
+        }
     }
 
     /// Every region that has the images of this site; the one in which they are baked first.
@@ -64,6 +67,7 @@ impl Site {
         Ok(Site {
             name: target.name.clone(),
             region,
+            lab: None,
             api,
             ec2,
             bundle: None,
@@ -114,6 +118,7 @@ async fn lab(target: &Target) -> Result<Site, Error> {
     Ok(Site {
         name: target.name.clone(),
         region: access.region.clone(),
+        lab: Some(access.name.clone()),
         bundle: None,
         api: Api::Lab(access.endpoint.clone()),
         ec2: door.ec2(Some(&access.region)).await,

@@ -16,9 +16,9 @@ use crate::images;
 use crate::images::names::RunId;
 use crate::packer::version;
 
-/// Arguments of `bake`.
+/// Which images to bake, where and how: the same for every command that bakes.
 #[derive(Debug, ClapArgs)]
-pub struct Args {
+pub(super) struct Which {
     /// The images, by their names in kiln.yaml, each on its locked or else the newest base; `NAME:arm64` is one
     /// variant of an image, and `NAME` all of them
     #[arg(value_name = "IMAGE", required_unless_present_any = ["all", "stale"])]
@@ -41,6 +41,37 @@ pub struct Args {
     /// The package of the agent; without it, the newest in target/deb
     #[arg(long, value_name = "FILE")]
     agent_deb: Option<PathBuf>,
+}
+
+impl Which {
+    /// The images.
+    pub fn wanted(&self) -> Wanted {
+        if self.all {
+            Wanted::All
+        } else if self.stale {
+            Wanted::Stale
+        } else {
+            Wanted::Named(self.images.clone())
+        }
+    }
+
+    /// How many at once.
+    pub fn parallel(&self) -> usize {
+        self.parallel.into()
+    }
+
+    /// How each is to be baked.
+    pub fn request(&self, report: Option<PathBuf>) -> Request {
+        let Which { target, agent_deb, rebuild, .. } = self;
+        Request { target: target.clone(), agent_deb: agent_deb.clone(), report, rebuild: *rebuild }
+    }
+}
+
+/// Arguments of `bake`.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(flatten)]
+    which: Which,
     /// The folder for the gate's report of one image; without it, one below ./kiln-reports
     #[arg(long, value_name = "DIR", conflicts_with_all = ["all", "stale"])]
     report: Option<PathBuf>,
@@ -65,16 +96,9 @@ pub struct TemplateArgs {
 /// Bakes what is out of date. Exit 0 when every image that was asked for is there, 1 when one is not, 64 when
 /// an image or target is not in kiln.yaml.
 pub fn run(file: &Path, args: Args) -> ExitCode {
-    let Args { images: names, all, stale, parallel, rebuild, target, agent_deb, report, format } = args;
+    let Args { which, report, format } = args;
     let progress = Progress::new(format);
-    let request = Request { target, agent_deb, report, rebuild };
-    let wanted = if all {
-        Wanted::All
-    } else if stale {
-        Wanted::Stale
-    } else {
-        Wanted::Named(names)
-    };
+    let (wanted, request) = (which.wanted(), which.request(report));
     let outcome = run_async(async {
         let file = images::load(file)?;
         if let Wanted::Named(names) = &wanted {
@@ -84,18 +108,14 @@ pub fn run(file: &Path, args: Args) -> ExitCode {
             }
         }
         let session = Session::open(&file, &request).await?;
-        many::bake(&session, &wanted, parallel.into(), &progress).await
+        many::bake(&session, &wanted, which.parallel(), &progress).await
     });
     match outcome {
         Ok(summary) => {
             if !matches!(wanted, Wanted::Named(_)) || summary.all() != 1 {
                 progress.summary(&summary);
             }
-            if summary.failed + summary.left_out + summary.incomplete == 0 {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
+            if summary.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
             progress.failed(&error);

@@ -24,6 +24,8 @@ enum Format {
     Text,
     /// A picture
     Svg,
+    /// One JSON object a line, parents first
+    Json,
 }
 
 /// Prints the graph of kiln.yaml. Exit 0, or 1 when the file cannot be used.
@@ -33,6 +35,7 @@ pub fn run(file: &Path, args: Args) -> ExitCode {
         print(&match args.format {
             Format::Text => graph::text(&graph),
             Format::Svg => graph::svg(&graph),
+            Format::Json => graph::json(&graph),
         });
     }))
 }

@@ -23,6 +23,7 @@ mod images;
 mod lock;
 mod manual;
 mod outdated;
+mod pipeline;
 mod stages;
 
 /// Exit code of a command line that cannot be understood (EX_USAGE of sysexits.h).
@@ -45,6 +46,9 @@ pub struct Cli {
 pub enum Command {
     /// Make images: launch the base, provision it, gate it, seal it, prove what came of it
     Bake(bake::Args),
+    /// Bake and promote in one go, for whatever runs at night or on a commit
+    #[command(subcommand)]
+    Pipeline(pipeline::Command),
     /// Let the gate judge an image in a machine of the lab, without a bake
     Gate(gate::Args),
     /// Show which image is built on which
@@ -85,6 +89,7 @@ pub enum Command {
 pub fn run(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Bake(args) => bake::run(&cli.file, args),
+        Command::Pipeline(command) => pipeline::run(&cli.file, command),
         Command::Gate(args) => gate::run(&cli.file, args),
         Command::Graph(args) => graph::run(&cli.file, args),
         Command::Template(args) => bake::template(&cli.file, args),

@@ -76,6 +76,19 @@ fn branch(graph: &Graph, recipe: &Recipe, indent: &str, last: bool, out: &mut St
     }
 }
 
+/// The graph for a program: a line an image, each behind the one it is built on.
+pub fn json(graph: &Graph) -> String {
+    let line = |recipe: &Recipe| {
+        let parent = graph.parent(recipe).map(|parent| parent.label.as_str());
+        let line = serde_json::json!({
+            "image": recipe.label, "name": recipe.name, "layer": recipe.layer.name(), "arch": recipe.arch.name(),
+            "store": recipe.store.name(), "parent": parent,
+        });
+        format!("{line}\n")
+    };
+    graph.parents_first().into_iter().map(line).collect()
+}
+
 /// What a root is built on, in the words of kiln.yaml.
 fn outside(recipe: &Recipe) -> String {
     match &recipe.from {

@@ -154,13 +154,7 @@ async fn alone<T>(
     progress: &Progress,
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    let lease = lease::hold(&site.ec2, &lease_name(line), progress).await?;
-    let outcome = tokio::select! {
-        outcome = work => outcome,
-        never = lease.keep(&site.ec2) => match never {},
-    };
-    lease.release(&site.ec2).await;
-    outcome
+    lease::hold(&site.ec2, &lease_name(line), progress).await?.during(&site.ec2, work).await
 }
 
 fn by_id<'a>(images: &'a [Logical], home: &str, id: &str) -> Option<&'a Logical> {

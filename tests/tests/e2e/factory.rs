@@ -10,32 +10,32 @@ use aws_sdk_ec2::types::{Filter, InstanceStateName};
 use kiln_tests::{Ran, lab, program};
 
 /// A folder with a kiln.yaml, in which kiln runs as its user would run it.
-struct Project(tempfile::TempDir);
+pub(super) struct Project(pub(super) tempfile::TempDir);
 
 impl Project {
-    fn new(kiln_yaml: &str) -> Project {
+    pub(super) fn new(kiln_yaml: &str) -> Project {
         let project = Project(tempfile::tempdir().unwrap());
         project.write("kiln.yaml", kiln_yaml);
         project.write("ok.bats", "@test \"there is a root\" { [ -d / ]; }\n");
         project
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub(super) fn write(&self, name: &str, text: &str) {
         fs::write(self.0.path().join(name), text).unwrap();
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(super) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(program());
         command.args(args).current_dir(self.0.path());
         command
     }
 
-    fn kiln(&self, args: &[&str]) -> Ran {
+    pub(super) fn kiln(&self, args: &[&str]) -> Ran {
         self.command(args).output().unwrap().into()
     }
 
     /// Bakes, and sorts the images by the event that ended them.
-    fn bake(&self, args: &[&str]) -> (Vec<String>, Vec<String>, Ran) {
+    pub(super) fn bake(&self, args: &[&str]) -> (Vec<String>, Vec<String>, Ran) {
         let ran = self.kiln(&[&["bake", "--format", "json"], args].concat());
         let events: Vec<serde_json::Value> =
             ran.stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
@@ -121,7 +121,7 @@ fn two_bakes_of_one_image_make_it_once() {
 }
 
 /// One app on the golden image.
-fn one(name: &str) -> String {
+pub(super) fn one(name: &str) -> String {
     format!(
         "defaults: {{target: lab, owner: sre, environment: test, ssh_username: admin, gate_timeout: 5m}}\n\
          images:\n  {name}: {{layer: app, from: {{ami: {{owners: [self], name: \"golden-12*\"}}}}, files: [{{source: \
@@ -197,7 +197,7 @@ fn workers(folder: &Path) -> impl Iterator<Item = i32> {
 }
 
 /// The security groups that packer has announced in this project's folders; it does not tag them.
-fn groups_in(folder: &Path) -> BTreeSet<String> {
+pub(super) fn groups_in(folder: &Path) -> BTreeSet<String> {
     let reports = fs::read_dir(folder.join("kiln-reports")).into_iter().flatten().filter_map(Result::ok);
     let said = reports.filter_map(|report| fs::read_to_string(report.path().join("work/packer.out")).ok());
     said.flat_map(|text| {
@@ -209,7 +209,7 @@ fn groups_in(folder: &Path) -> BTreeSet<String> {
 
 /// What the API has of an image's bakes beside its images: living instances, key pairs, security groups,
 /// leases, volumes, and images that nobody vouches for.
-fn left(image: &str, groups: &BTreeSet<String>) -> Vec<String> {
+pub(super) fn left(image: &str, groups: &BTreeSet<String>) -> Vec<String> {
     let lab = lab();
     let mine = format!("kiln-{image}-");
     let run = Filter::builder().name("tag:kiln_run").values(format!("{mine}*")).build();
@@ -231,7 +231,8 @@ fn left(image: &str, groups: &BTreeSet<String>) -> Vec<String> {
     left.extend(names.filter(|name| groups.contains(*name)).map(|name| format!("security group {name}")));
     let leases = lab.block_on(lab.ec2.describe_launch_templates().send()).unwrap();
     let names = leases.launch_templates().iter().filter_map(|template| template.launch_template_name());
-    left.extend(names.filter(|name| name.starts_with(&format!("kiln-lease-{image}-"))).map(str::to_owned));
+    let ours = |name: &&str| name.starts_with(&format!("kiln-lease-{image}-")) || name.starts_with(&mine);
+    left.extend(names.filter(ours).map(str::to_owned));
     let named = Filter::builder().name("name").values(format!("{image}-*")).build();
     let images = lab.block_on(lab.ec2.describe_images().owners("self").filters(named).send()).unwrap();
     let passed = |image: &aws_sdk_ec2::types::Image| image.tags().iter().any(|tag| tag.key() == Some("gate"));
@@ -241,7 +242,7 @@ fn left(image: &str, groups: &BTreeSet<String>) -> Vec<String> {
 }
 
 /// How many images of this name there are.
-fn images(image: &str) -> usize {
+pub(super) fn images(image: &str) -> usize {
     let lab = lab();
     let named = Filter::builder().name("name").values(format!("{image}-*")).build();
     lab.block_on(lab.ec2.describe_images().owners("self").filters(named).send()).unwrap().images().len()

@@ -14,6 +14,7 @@ mod factory;
 mod gate;
 mod labs;
 mod phone_home;
+mod pipelines;
 mod proof;
 mod puppet;
 mod refusals;
