@@ -70,6 +70,8 @@ fn bad_input_gets_a_sentence_and_its_exit_code() {
         (GOOD, "images --target aws"),
         (GOOD, "bake"),
         (GOOD, "bake golden --format xml"),
+        (GOOD, "bake golden --timeout 2"),
+        (GOOD, "bake golden --timeout 0s"),
         (GOOD, "bale golden"),
     ];
     let mut text = String::new();

@@ -27,6 +27,7 @@ pub async fn bake(
     progress: &Progress,
 ) -> Result<Baked, Error> {
     let mut stop = Stop::listen().map_err(|error| Error::file("cannot listen for signals", error))?;
+    stop.after(recipe.bake_timeout);
     let run = RunId::new(recipe).map_err(Error::Name)?;
     // What is unchanged needs no lease, and neither does what has no base.
     if let (_, Standing::Same(image)) = prepare(session, recipe, &parent, &run, &mut stop).await? {
@@ -87,6 +88,8 @@ async fn with_lease(
     };
     progress.phase(Phase::Resolve, &format!("{} on {} ({}){why}", run.image_name, plan.base.name, plan.base.id));
 
+    session.packer.left_out().iter().for_each(|sentence| progress.note(Phase::Resolve, sentence));
+
     let folder = absolute(&report::folder(session.request, &plan.recipe.name, &plan.run.timestamp))?;
     // Beside the report and not among temporary files: a later bake needs it if this one is killed.
     let work = folder.join(report::WORK);
@@ -131,7 +134,10 @@ async fn run_plan(
     files::private_dir(work).map_err(|error| Error::file(work.display(), error))?;
     stage::stage(plan, work)?;
     let (watch, ended) = packer::run(session, plan, work, folder, stop, progress).await?;
-    report::unpack(work, folder)?;
+    let unpacked = report::unpack(work, folder);
+    // Also what was unpacked of an archive that is broken.
+    report::scrub(work, folder, &packer::scrubber(&session.site).and_user_data(plan.recipe.user_data.as_ref()))?;
+    unpacked?;
     match image(session, plan, &watch, &ended, work, folder).await {
         Ok(id) => Ok(plan.image(id)),
         Err((cause, tail)) => {

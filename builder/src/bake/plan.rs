@@ -11,6 +11,7 @@ use crate::images::inputs::{Content, Inputs};
 use crate::images::names::{self, Circumstances, RunId};
 use crate::images::{Input, Kilnfile, Recipe, base};
 use crate::packer::template::{Machine, Template, manifest};
+use crate::packer::version::Packer;
 use crate::system::tools::Tool;
 
 /// What holds for every image of one command.
@@ -22,8 +23,8 @@ pub struct Given<'a> {
     pub request: &'a Request,
     /// Where it happens.
     pub site: &'a Site,
-    /// The version of packer.
-    pub packer: &'a str,
+    /// The packer on the path.
+    pub packer: &'a Packer,
 }
 
 /// A bake with all its inputs known.
@@ -79,6 +80,7 @@ impl Plan {
             base: base.id.clone(),
             instance_type: recipe.instance_type.clone().unwrap_or_else(|| recipe.arch.instance_type().to_owned()),
             ssh_username: recipe.ssh_username.clone(),
+            packer: packer.clone(),
         };
         let template = Template {
             builders: [machine.builder()],
@@ -157,7 +159,7 @@ fn inputs(
     base: &Ami,
     agent_deb: Option<&Path>,
     documents: &Documents,
-    packer: &str,
+    packer: &Packer,
 ) -> Result<Inputs, Error> {
     let paths = |label: &str, inputs: &[Input]| {
         let mut content = Content::default();
@@ -168,7 +170,7 @@ fn inputs(
     let mut agent = Content::default();
     agent_deb.map_or(Ok(()), |deb| add_path(&mut agent, "deb", deb))?;
     inputs.put("agent", agent);
-    inputs.put("packer", Content::of(packer.as_bytes()));
+    inputs.put("packer", Content::of(packer.to_string().as_bytes()));
     let mut user_data = Content::of(documents.user_data.as_bytes());
     user_data.add("bake", documents.bake.as_deref().unwrap_or_default().as_bytes());
     inputs.put("user-data", user_data);
@@ -219,7 +221,7 @@ mod tests {
     use crate::images::PlacedFile;
     use crate::images::names::tests::{circumstances, golden, recipe};
     use crate::packer::template::{Api, files};
-    use crate::packer::version;
+    use crate::packer::version::{self, Version};
     use crate::system::tools::present;
 
     /// A plan with one input of every kind.
@@ -249,6 +251,7 @@ mod tests {
             base: "ami-1".into(),
             instance_type: "t3.small".into(),
             ssh_username: "admin".into(),
+            packer: version::probe(None).unwrap_or(Packer::new(Version(1, 6, 6), None)),
         };
         Plan {
             base: golden(),
@@ -298,7 +301,7 @@ mod tests {
             let lists = ["files.list", "provision.list"]
                 .map(|name| fs::read_to_string(work.path().join("payload").join(name)).unwrap());
             assert_eq!(lists, ["0\t/etc/kiln/puppet\n1\t/etc/motd\n", "00\tgolden.sh\n"]);
-            if present("packer") && version::probe().is_ok() {
+            if present("packer") && version::probe(None).is_ok() {
                 run(Tool::new("packer").args(["validate", files::TEMPLATE]).env("CHECKPOINT_DISABLE", "1"));
             } else {
                 apart::skip("packer is not installed: nobody but us has checked the template");

@@ -41,6 +41,10 @@ async fn settle(site: &Site, entry: &Entry) -> (Option<String>, String) {
     let security_group = security_group(&work.join(names::OUTPUT), &entry.image);
     // Without its report nobody knows what the gate said.
     let _ = report::unpack(&work, &entry.report);
+    let scrubber = report::and_secrets_of(&work, super::packer::scrubber(site));
+    if let Err(error) = report::scrub(&work, &entry.report, &scrubber) {
+        return (None, error.to_string());
+    }
     let passed = report::read(&entry.report).is_some_and(|report| report.verdict == Verdict::Passed);
     let image = if passed { image(site, &entry.name, &entry.tags).await } else { Ok(None) };
     let kept = image.as_ref().ok().and_then(Option::as_deref);

@@ -7,7 +7,7 @@ use super::site::Site;
 use super::{Error, Request};
 use crate::images::{Endpoint, Kilnfile};
 use crate::journal::Journal;
-use crate::packer::version;
+use crate::packer::version::{self, Packer};
 
 /// Everything that is found out once, however many images are baked.
 pub struct Session<'a> {
@@ -17,8 +17,8 @@ pub struct Session<'a> {
     pub request: &'a Request,
     /// Where it happens.
     pub site: Site,
-    /// The version of packer.
-    pub packer: String,
+    /// The packer on the path.
+    pub packer: Packer,
     /// What has begun and not ended on this machine.
     pub journal: Journal,
 }
@@ -33,7 +33,7 @@ impl<'a> Session<'a> {
         if target.endpoint == Endpoint::Lab && !nix::unistd::geteuid().is_root() {
             return Err(Error::NeedsRoot);
         }
-        let packer = version::probe()?;
+        let packer = version::probe(target.plugin_path.as_deref())?;
         let site = Site::open(target).await?;
         let journal = Journal::open()?;
         Ok(Session { file, request, site, packer, journal })

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args as ClapArgs;
 
@@ -34,6 +35,9 @@ pub struct Args {
     /// Bake even if an image with the same inputs is there
     #[arg(long)]
     rebuild: bool,
+    /// How long one image may take, such as 2h; without it, its `bake_timeout` in kiln.yaml, if it has one
+    #[arg(long, value_name = "TIME", value_parser = timeout)]
+    timeout: Option<Duration>,
     /// Where to bake; without it, the default target of kiln.yaml
     #[arg(long, value_name = "TARGET")]
     target: Option<String>,
@@ -64,7 +68,7 @@ pub struct TemplateArgs {
 /// Bakes what is out of date. Exit 0 when every image that was asked for is there, 1 when one is not, 64 when
 /// an image or target is not in kiln.yaml.
 pub fn run(file: &Path, args: Args) -> ExitCode {
-    let Args { images: names, all, stale, parallel, rebuild, target, agent_deb, report, format } = args;
+    let Args { images: names, all, stale, parallel, rebuild, timeout, target, agent_deb, report, format } = args;
     let progress = Progress::new(format);
     if report.is_some() && names.len() > 1 {
         progress.failed(&Error::Name("--report is for one image: leave it out, and each gets its own".to_owned()));
@@ -79,7 +83,10 @@ pub fn run(file: &Path, args: Args) -> ExitCode {
         Wanted::Named(names)
     };
     let outcome = run_async(async {
-        let file = images::load(file)?;
+        let mut file = images::load(file)?;
+        if let Some(limit) = timeout {
+            file.limit_bakes(limit);
+        }
         if let Wanted::Named(names) = &wanted {
             names.iter().try_for_each(|name| file.image(name).map(drop))?;
         }
@@ -107,12 +114,26 @@ pub fn template(file: &Path, args: TemplateArgs) -> ExitCode {
     let plan = run_async(async {
         let file = images::load(file)?;
         let recipe = file.image(&image)?;
-        let site = Site::open(file.target(request.target.as_deref())?).await?;
-        let packer = version::probe()?;
+        let target = file.target(request.target.as_deref())?;
+        let site = Site::open(target).await?;
+        let packer = version::probe(target.plugin_path.as_deref())?;
+
         let given = Given { file: &file, request: &request, site: &site, packer: &packer };
-        Plan::make(given, recipe, None, RunId::new(recipe).map_err(Error::Name)?).await
+        let plan = Plan::make(given, recipe, None, RunId::new(recipe).map_err(Error::Name)?).await?;
+        Ok((plan, packer.left_out()))
     });
-    super::finish(plan.map(|plan: Plan| print(&plan.template_json())))
+    super::finish(plan.map(|(plan, left_out): (Plan, Vec<String>)| {
+        print(&plan.template_json());
+        left_out.iter().for_each(|sentence| super::tell(sentence));
+    }))
+}
+
+/// A length of time that is one.
+fn timeout(text: &str) -> Result<Duration, String> {
+    match kiln_schema::duration::parse(text)? {
+        Duration::ZERO => Err("no time at all".to_owned()),
+        span => Ok(span),
+    }
 }
 
 /// Maps an error to its exit code.

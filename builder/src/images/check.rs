@@ -8,6 +8,7 @@ use kiln_schema::yaml::{Node, Place, Value};
 
 use super::types::{File, From, Image};
 use super::{Endpoint, Target};
+use crate::packer::scrub;
 
 /// Owners of images that are names and not account numbers.
 const NAMED_OWNERS: [&str; 3] = ["self", "amazon", "aws-marketplace"];
@@ -69,7 +70,9 @@ impl<'a> Checker<'a> {
                 }
             };
             let region = target.region.as_ref().or(file.defaults.region.as_ref()).cloned();
-            let target = Target { name: name.clone(), endpoint, region };
+            let plugin_path = target.packer.as_ref().and_then(|packer| packer.plugin_path.as_ref());
+            let plugin_path = plugin_path.map(|path| self.folder.join(path));
+            let target = Target { name: name.clone(), endpoint, region, plugin_path };
             checked.insert(name.clone(), target);
         }
         checked
@@ -158,6 +161,11 @@ impl<'a> Checker<'a> {
                 let path = path(&[at[0], at[1], at[2], Key(key)]);
                 self.findings.push(entry.place.diagnostic(Severity::Error, &path, message));
             }
+        }
+        for (below, secret) in scrub::weak(node) {
+            let message = "this secret cannot be kept out of logs, where it is taken out by its value: it has less \
+                           than four characters or is a word that logs have; choose another";
+            self.findings.push(secret.diagnostic(Severity::Error, &format!("{}.{below}", path(&at)), message));
         }
     }
 

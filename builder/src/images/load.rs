@@ -87,6 +87,7 @@ fn recipe(name: &str, image: Image, defaults: &Defaults, user_data: Option<Node>
             .unwrap_or_else(|| "admin".to_owned()),
         instance_type: image.instance_type.or_else(|| defaults.instance_type.clone()),
         gate_timeout: image.gate_timeout.or(defaults.gate_timeout).map_or(GATE_TIMEOUT, |timeout| timeout.0),
+        bake_timeout: image.bake_timeout.or(defaults.bake_timeout).map(|timeout| timeout.0),
         provision: image.provision.into_iter().map(input).collect(),
         files: image
             .files
@@ -127,12 +128,12 @@ pub(crate) mod tests {
     fn a_file_that_uses_every_key_is_read() {
         let file = load(
             "defaults: {target: here, owner: sre, environment: demo, region: eu-west-1, store: ebs, arch: arm64, \
-             ssh_username: debian, gate_timeout: 1h30m, instance_type: t4g.large}\n\
+             ssh_username: debian, gate_timeout: 1h30m, bake_timeout: 3h, instance_type: t4g.large}\n\
              images:\n  app:\n    layer: app\n    from: golden\n    role: web\n    version: 1.10\n    build: 007\n    \
              release: \"12\"\n    provision: golden.sh\n    files: [{source: puppet, destination: /etc/p}]\n    \
-             tests: [app.bats]\n    gate_timeout: 90s\n    user_data: {write_files: [{path: /x, permissions: 0644}]}\n  \
+             tests: [app.bats]\n    gate_timeout: 90s\n    bake_timeout: 2h\n    user_data: {write_files: [{path: /x, permissions: 0644}]}\n  \
              golden: {layer: golden, from: {ami: {owners: [self], name: \"debian-*\"}}}\n\
-             targets:\n  here: {kind: amazon-ebs, endpoint: lab}\n  there: {kind: amazon-ebs, region: us-east-1}\n  \
+             targets:\n  here: {kind: amazon-ebs, endpoint: lab, packer: {plugin_path: plugins}}\n  there: {kind: amazon-ebs, region: us-east-1}\n  \
              else: {kind: amazon-ebs, endpoint: \"http://127.0.0.1:5000\"}\n",
         )
         .unwrap();
@@ -141,6 +142,12 @@ pub(crate) mod tests {
         assert_eq!((app.layer, app.arch, &app.from), (Layer::App, Arch::Arm64, &From::Image("golden".to_owned())));
         assert_eq!((app.provision[0].given.as_str(), app.gate_timeout.as_secs()), ("golden.sh", 90));
         assert_eq!(file.image("golden").unwrap().gate_timeout.as_secs(), 5400);
+        assert_eq!(
+            ["app", "golden"].map(|name| file.image(name).unwrap().bake_timeout.unwrap().as_secs() / 3600),
+            [2, 3]
+        );
+        assert!(file.target(None).unwrap().plugin_path.as_ref().unwrap().ends_with("plugins"), "beside kiln.yaml");
+        assert_eq!(file.target(Some("there")).unwrap().plugin_path, None);
         assert_eq!(file.target(None).unwrap().endpoint, Endpoint::Lab);
         assert_eq!(file.target(Some("there")).unwrap().region.as_deref(), Some("us-east-1"));
         assert_eq!(file.target(Some("else")).unwrap().region.as_deref(), Some("eu-west-1"), "the default");
@@ -160,6 +167,11 @@ pub(crate) mod tests {
             (
                 app("gate_timeout: soon"),
                 "kiln.yaml:6:19: error: images.app.gate_timeout: a number is missing; write a duration as 90s, 20m, 1h30m or 500ms",
+            ),
+            (app("bake_timeout: 2 h"), "kiln.yaml:6:19: error: images.app.bake_timeout: "),
+            (
+                "targets: {t: {kind: amazon-ebs, packer: {plugins: x}}}".into(),
+                "targets.t.packer.plugins: unknown key; did you mean `plugin_path`?",
             ),
             (app("gate_timeout: 0s"), "kiln.yaml:6:19: error: images.app.gate_timeout: no time at all"),
             (
@@ -203,6 +215,10 @@ pub(crate) mod tests {
             (
                 app("user_data: {role: web}"),
                 "kiln.yaml:6:17: error: images.app.user_data.role: write `role` beside `user_data`",
+            ),
+            (
+                app("user_data: {users: [{name: joe, plain_text_passwd: root}]}"),
+                "kiln.yaml:6:56: error: images.app.user_data.users[0].plain_text_passwd: this secret cannot be kept out of logs",
             ),
             ("images: {a: {layer: app}}".into(), "kiln.yaml:1:13: error: images.a: the key `from` is missing"),
             (

@@ -73,6 +73,8 @@ pub struct Recipe {
     pub instance_type: Option<String>,
     /// How long the gate may take.
     pub gate_timeout: Duration,
+    /// How long the whole bake may take; without it, as long as its steps may.
+    pub bake_timeout: Option<Duration>,
     /// Scripts to run, in this order.
     pub provision: Vec<Input>,
     /// Files to put on the machine before the scripts.
@@ -110,6 +112,8 @@ pub struct Target {
     pub endpoint: Endpoint,
     /// The region; without it, the lab's or that of the environment.
     pub region: Option<String>,
+    /// The folder of packer's plugins; without it, that of the environment or the usual one.
+    pub plugin_path: Option<PathBuf>,
 }
 
 /// An API of EC2.
@@ -127,6 +131,11 @@ impl Kilnfile {
     /// The images, in the order of the file.
     pub fn images(&self) -> impl Iterator<Item = &Recipe> {
         self.images.values()
+    }
+
+    /// Sets how long the bake of every image may take, whatever the file says.
+    pub fn limit_bakes(&mut self, limit: Duration) {
+        self.images.values_mut().for_each(|recipe| recipe.bake_timeout = Some(limit));
     }
 
     /// The image of this name.

@@ -128,6 +128,7 @@ pub(crate) mod tests {
             ssh_username: "admin".into(),
             instance_type: None,
             gate_timeout: Duration::from_secs(600),
+            bake_timeout: None,
             provision: vec![],
             files: vec![],
             tests: vec![],

@@ -27,6 +27,7 @@ pub(super) struct Defaults {
     pub arch: Option<Arch>,
     pub ssh_username: Option<String>,
     pub gate_timeout: Option<Timeout>,
+    pub bake_timeout: Option<Timeout>,
     pub instance_type: Option<String>,
 }
 
@@ -65,6 +66,8 @@ pub(super) struct Image {
     #[serde(default)]
     pub gate_timeout: Option<Timeout>,
     #[serde(default)]
+    pub bake_timeout: Option<Timeout>,
+    #[serde(default)]
     pub instance_type: Option<String>,
 }
 
@@ -84,6 +87,16 @@ pub(super) struct Target {
     pub endpoint: Option<String>,
     #[serde(default)]
     pub region: Option<String>,
+    #[serde(default)]
+    pub packer: Option<PackerSettings>,
+}
+
+/// Which packer a target is for.
+#[derive(Debug, serde::Deserialize)]
+pub(super) struct PackerSettings {
+    /// Relative to kiln.yaml.
+    #[serde(default)]
+    pub plugin_path: Option<String>,
 }
 
 /// The builder of packer that makes the image.

@@ -9,6 +9,8 @@ use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::RUN_TAG;
+use super::capabilities::Key;
+use super::version::Packer;
 
 /// Names of files beside the template.
 pub mod files {
@@ -38,7 +40,7 @@ pub struct Template {
     pub post_processors: [PostProcessor; 1],
 }
 
-/// The builder `amazon-ebs`. Only keys that 1.6.6 has.
+/// The builder `amazon-ebs`. What is not in every version is optional.
 #[derive(Debug, Serialize)]
 pub struct AmazonEbs {
     #[serde(rename = "type")]
@@ -54,7 +56,12 @@ pub struct AmazonEbs {
     ssh_timeout: String,
     user_data_file: &'static str,
     temporary_key_pair_name: String,
-    temporary_key_pair_type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temporary_key_pair_type: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata_options: Option<MetadataOptions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    imds_support: Option<&'static str>,
     tags: IndexMap<String, String>,
     run_tags: IndexMap<String, String>,
     run_volume_tags: IndexMap<String, String>,
@@ -70,6 +77,14 @@ pub struct AmazonEbs {
 struct Polling {
     delay_seconds: u32,
     max_attempts: u32,
+}
+
+/// How the instance of the bake answers for its metadata.
+#[derive(Debug, Serialize)]
+struct MetadataOptions {
+    http_endpoint: &'static str,
+    /// A session is needed, which a request that was smuggled in from outside does not get.
+    http_tokens: &'static str,
 }
 
 /// Keys for an API that is not AWS's own.
@@ -155,6 +170,8 @@ pub struct Machine {
     pub instance_type: String,
     /// Whom to log in as.
     pub ssh_username: String,
+    /// Who reads this.
+    pub packer: Packer,
 }
 
 impl Machine {
@@ -178,7 +195,10 @@ impl Machine {
             ssh_timeout: if lab { "60s" } else { "10m" }.to_owned(),
             user_data_file: files::USER_DATA,
             temporary_key_pair_name: self.run.clone(),
-            temporary_key_pair_type: "ed25519",
+            temporary_key_pair_type: self.packer.knows(Key::KeyPairType).then_some("ed25519"),
+            metadata_options: (self.packer.knows(Key::MetadataOptions))
+                .then_some(MetadataOptions { http_endpoint: "enabled", http_tokens: "required" }),
+            imds_support: self.packer.knows(Key::ImdsSupport).then_some("v2.0"),
             tags: self.tags.iter().map(|(key, value)| ((*key).to_owned(), literal(value))).collect(),
             run_volume_tags: run_tags.clone(),
             run_tags,
@@ -234,6 +254,7 @@ pub fn images_in_manifest(text: &str) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packer::version::Version;
 
     fn machine(api: Api) -> Machine {
         Machine {
@@ -247,11 +268,25 @@ mod tests {
             base: "ami-1".into(),
             instance_type: "t3.small".into(),
             ssh_username: "admin".into(),
+            packer: Packer::new(Version(1, 6, 6), None),
         }
     }
 
     #[test]
-    fn what_could_remove_an_image_is_for_the_lab_alone() {
+    fn a_version_that_can_asks_for_sessions_of_imds_and_another_is_not_told_the_keys() {
+        let builder = |packer| serde_json::to_value(Machine { packer, ..machine(Api::Aws) }.builder()).unwrap();
+        let current = builder(Packer::new(Version(1, 16, 0), Some(Version(1, 8, 2))));
+        let required = serde_json::json!({"http_endpoint": "enabled", "http_tokens": "required"});
+        assert_eq!((&current["metadata_options"], &current["imds_support"]), (&required, &"v2.0".into()));
+        assert_eq!(current["temporary_key_pair_type"], "ed25519");
+        let old = builder(Packer::new(Version(1, 6, 6), None));
+        assert!(old.get("metadata_options").is_none() && old.get("imds_support").is_none(), "{old}");
+        let oldest = builder(Packer::new(Version(1, 6, 0), None));
+        assert!(oldest.get("temporary_key_pair_type").is_none(), "{oldest}");
+    }
+
+    #[test]
+    fn pain_5_what_could_remove_an_image_in_use_is_for_the_lab_alone() {
         let json = |api| serde_json::to_value(machine(api).builder()).unwrap();
         let lab = json(Api::Lab("http://10.0.0.1:5000".into()));
         assert_eq!((&lab["force_deregister"], &lab["ssh_interface"]), (&true.into(), &"private_ip".into()));
