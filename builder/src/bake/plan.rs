@@ -310,6 +310,25 @@ mod tests {
     }
 
     #[test]
+    fn pain_11_the_bake_key_has_the_base_that_was_found_the_packer_and_each_script() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("golden.sh");
+        fs::write(&script, "echo 1").unwrap();
+        let recipe = Recipe { provision: vec![Input { given: "golden.sh".into(), path: script.clone() }], ..recipe() };
+        let key = |base: &str, packer: &Packer| {
+            let base = Ami { id: base.into(), ..golden() };
+            inputs(&recipe, &base, None, &documents(&recipe, true), packer).unwrap()
+        };
+        let packer = |plugin| Packer::new(Version(1, 16, 0), Some(Version(1, 8, plugin)));
+        let first = key("ami-1", &packer(2));
+        assert_eq!(key("ami-1", &packer(2)).key(), first.key(), "a hit");
+        assert_eq!(key("ami-2", &packer(2)).changed_since(&first.tag()), ["base"], "its name is the same");
+        assert_eq!(key("ami-1", &packer(3)).changed_since(&first.tag()), ["packer"]);
+        fs::write(&script, "echo 2").unwrap();
+        assert_eq!(key("ami-1", &packer(2)).changed_since(&first.tag()), ["scripts"]);
+    }
+
+    #[test]
     fn two_tests_of_one_name_are_refused() {
         let (inputs, work) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut plan = plan(inputs.path(), Api::Aws);

@@ -48,6 +48,10 @@ pub fn unpack(work: &Path, folder: &Path) -> Result<bool, Error> {
 pub fn scrub(work: &Path, folder: &Path, scrubber: &Scrubber) -> Result<(), Error> {
     let at = |error| Error::file("cannot take secrets out of the report", error);
     let change = |content: &[u8]| scrubber.clean_bytes(content);
+    // Of a bake that was killed early, and whose folder somebody has taken away, there is nothing.
+    if !folder.is_dir() {
+        return Ok(());
+    }
     // The inputs of packer beside its output go with the folder that they lie in.
     files::rewrite_all(folder, Some(work), &change).map_err(at)?;
     let output = work.join(names::OUTPUT);

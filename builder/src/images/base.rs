@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_of_an_allowed_owner_and_the_right_architecture_is_taken() {
+    fn pain_7_a_look_alike_of_another_owner_is_not_taken_and_the_newest_of_the_right_architecture_is() {
         assert_eq!(ask(&recipe(debian("136693071363"), Arch::X86_64)).unwrap().id, "ami-2");
         assert_eq!(ask(&recipe(debian("136693071363"), Arch::Arm64)).unwrap().id, "ami-3");
     }

@@ -10,6 +10,7 @@ mod empty_root;
 mod factory;
 mod gate;
 mod labs;
+mod packer;
 mod phone_home;
 mod puppet;
 mod refusals;
