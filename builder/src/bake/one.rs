@@ -88,7 +88,9 @@ async fn with_lease(
     };
     progress.phase(Phase::Resolve, &format!("{} on {} ({}){why}", run.image_name, plan.base.name, plan.base.id));
 
-    session.packer.left_out().iter().for_each(|sentence| progress.note(Phase::Resolve, sentence));
+    if !session.lacks_told.replace(true) {
+        session.packer.left_out().iter().for_each(|sentence| progress.note(Phase::Resolve, sentence));
+    }
 
     let folder = absolute(&report::folder(session.request, &plan.recipe.name, &plan.run.timestamp))?;
     // Beside the report and not among temporary files: a later bake needs it if this one is killed.

@@ -1,5 +1,6 @@
 //! What all bakes of one command share.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use super::plan::Given;
@@ -19,6 +20,8 @@ pub struct Session<'a> {
     pub site: Site,
     /// The packer on the path.
     pub packer: Packer,
+    /// Whether it has been said what this packer lacks: once is enough, however many images there are.
+    pub lacks_told: Cell<bool>,
     /// What has begun and not ended on this machine.
     pub journal: Journal,
 }
@@ -36,7 +39,7 @@ impl<'a> Session<'a> {
         let packer = version::probe(target.plugin_path.as_deref())?;
         let site = Site::open(target).await?;
         let journal = Journal::open()?;
-        Ok(Session { file, request, site, packer, journal })
+        Ok(Session { file, request, site, packer, lacks_told: Cell::new(false), journal })
     }
 
     /// What every plan is made from.

@@ -184,21 +184,25 @@ fn pain_4_an_image_that_packer_gave_up_on_is_adopted_when_it_is_there_with_all_i
     assert!(project.report("packer.log").contains("ResourceNotReady"), "the reason is kept");
 }
 
-/// A package whose installation takes a while, installed by the boot.
-const SLOW_BOOT: &str = "user_data:\n      runcmd:\n      - mkdir -p /tmp/p/DEBIAN\n      \
-     - printf 'Package: slow\\nVersion: 1\\nArchitecture: all\\nMaintainer: m <m@example.org>\\nDescription: slow\\n' \
-     >/tmp/p/DEBIAN/control\n      \
-     - printf '#!/bin/sh\\ntouch /run/slow\\nsleep 3\\n' >/tmp/p/DEBIAN/postinst\n      \
-     - chmod 0755 /tmp/p/DEBIAN /tmp/p/DEBIAN/postinst\n      - dpkg-deb -b /tmp/p /tmp/p.deb\n      \
-     - dpkg -i /tmp/p.deb\n    provision: [apt.sh]";
+/// Installs something while something else is being installed, as a timer of the base does after its boot.
+const BUSY: &str = r"#!/bin/sh
+set -e
+mkdir -p p/DEBIAN
+printf '%s\n' 'Package: slow' 'Version: 1' 'Architecture: all' 'Maintainer: ann' 'Description: slow' >p/DEBIAN/control
+printf '#!/bin/sh\ntouch /run/slow\nsleep 2\n' >p/DEBIAN/postinst
+chmod 0755 p/DEBIAN p/DEBIAN/postinst
+dpkg-deb -b p p.deb
+dpkg -i p.deb &
+until [ -e /run/slow ]; do sleep 0.1; done
+apt-get -y install base-files
+wait
+";
 
 #[test]
 #[ignore = "needs the lab: tests/e2e.sh"]
-fn pain_10_a_script_that_installs_waits_for_the_installation_of_the_boot() {
-    let project = Project::new("waits", SLOW_BOOT);
-    // It begins while the lock is held for certain.
-    let script = "#!/bin/sh\nset -e\nuntil [ -e /run/slow ]; do sleep 0.1; done\napt-get -y install base-files\n";
-    project.write("apt.sh", script);
+fn pain_10_a_script_that_installs_waits_for_an_installation_of_the_boot() {
+    let project = Project::new("waits", "provision: [busy.sh]");
+    project.write("busy.sh", BUSY);
     let ran: Ran = project.bake(&[]).output().unwrap().into();
     assert!(ran.ok(), "{ran:?}");
     assert!(project.report("packer.log").to_lowercase().contains("waiting for cache lock"), "it had to wait");
@@ -211,7 +215,7 @@ const IN_ENVIRONMENT: &str = "Crocus;77,x";
 #[test]
 #[ignore = "needs the lab: tests/e2e.sh"]
 fn pain_15_a_secret_of_user_data_or_of_the_environment_is_nowhere_whether_the_bake_fails_or_not() {
-    let more = "user_data:\n      users: [{name: ann, plain_text_passwd: 'Tulip,42\"%'}]\n      \
+    let more = "user_data:\n      users: [default, {name: ann, plain_text_passwd: 'Tulip,42\"%'}]\n      \
          runcmd: [\"logger -t app 'the password is Tulip,42\\\"%'; echo 'to the log: Crocus;77,x'\"]\n    \
          provision: [leak.sh]\n    tests: [leak.bats]";
     let project = Project::new("leaks", more);

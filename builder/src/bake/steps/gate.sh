@@ -18,5 +18,6 @@ mkdir -p "$home/report"
 [ -e "$home/report/status.json" ] || cp /run/kiln/status.json "$home/report/" 2>/dev/null || true
 [ -e "$home/report/journal.txt" ] || journalctl -b --no-pager -o short-precise -n 5000 >"$home/report/journal.txt" || true
 umask 077
-tar -czf /tmp/kiln-report.tar.gz -C "$home/report" .
+# In this format the times of files keep their fractions of a second.
+tar --format=posix -czf /tmp/kiln-report.tar.gz -C "$home/report" .
 chown "${SUDO_UID:-0}" /tmp/kiln-report.tar.gz
