@@ -136,11 +136,18 @@ async fn run_plan(
     files::private_dir(work).map_err(|error| Error::file(work.display(), error))?;
     stage::stage(plan, work)?;
     let (watch, ended) = packer::run(session, plan, work, folder, stop, progress).await?;
-    let unpacked = report::unpack(work, folder);
-    // Also what was unpacked of an archive that is broken.
-    report::scrub(work, folder, &packer::scrubber(&session.site).and_user_data(plan.recipe.user_data.as_ref()))?;
-    unpacked?;
-    match image(session, plan, &watch, &ended, work, folder).await {
+    let unpacked = match report::unpack(work, folder) {
+        // Packer was in the middle of bringing it home.
+        Err(_) if ended.stopped_by.is_some() => Ok(false),
+        other => other,
+    };
+    let scrubber = packer::scrubber(&session.site).and_user_data(plan.recipe.user_data.as_ref());
+    // Also what was unpacked of an archive that is broken. Whatever comes of it, what is left is removed.
+    let made = match report::scrub(work, folder, &scrubber).and(unpacked) {
+        Ok(_) => image(session, plan, &watch, &ended, work, folder, stop).await,
+        Err(error) => Err((error.to_string(), vec![])),
+    };
+    match made {
         Ok(id) => Ok(plan.image(id)),
         Err((cause, tail)) => {
             let security_group = watch.security_group.as_deref();
@@ -161,13 +168,18 @@ async fn image(
     ended: &Ended,
     work: &Path,
     folder: &Path,
+    stop: &mut Stop,
 ) -> Result<String, packer::Cause> {
     let id = match packer::judge(plan, watch, ended, work, folder) {
         Ok(id) => id,
         // Packer gives up on an image that takes long; the gate has vouched for it all the same.
         Err(cause) if ended.stopped_by.is_none() && watch.phase() >= Some(Phase::CreateImage) => {
-            let adopted =
-                recover::image(&session.site, &plan.run.image_name, &entry(plan, String::new(), folder).tags).await;
+            let tags = entry(plan, String::new(), folder).tags;
+            // It may take an hour.
+            let adopted = tokio::select! {
+                adopted = recover::image(&session.site, &plan.run.image_name, &tags) => adopted,
+                name = stop.requested() => return Err((format!("interrupted by {name}"), vec![])),
+            };
             adopted.ok().flatten().ok_or(cause)?
         }
         Err(cause) => return Err(cause),

@@ -23,7 +23,7 @@ const WORDS: [&str; 18] = [
 const TELLING: [&str; 8] = ["passw", "secret", "token", "private", "api_key", "credential", "plain_text", "hmac"];
 
 /// Ends of a name whose value is where a secret lies and not the secret.
-const PLACES: [&str; 5] = ["_file", "_path", "_dir", "_url", "_ttl"];
+const PLACES: [&str; 6] = ["_file", "_path", "_dir", "_directory", "_url", "_ttl"];
 
 /// The values to take out.
 #[derive(Clone, Debug, Default)]
