@@ -176,7 +176,7 @@ mod tests {
         assert!(before.changed_since(&before.tag()).is_empty());
         // An image from before there was such a tag, or such a kind.
         assert_eq!(after.changed_since(""), ["base", "scripts"]);
-        assert_eq!(after.changed_since(&before.tag().split(' ').next().unwrap()), ["scripts"]);
+        assert_eq!(after.changed_since(before.tag().split(' ').next().unwrap()), ["scripts"]);
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl Project {
                 sent = true;
                 for (number, signal) in signals.iter().enumerate() {
                     // Two signals at once would be one.
-                    std::thread::sleep(std::time::Duration::from_millis(if number > 0 { 300 } else { 0 }));
+                    std::thread::sleep(std::time::Duration::from_millis(if number > 0 { 100 } else { 0 }));
                     kill(pid, *signal).unwrap();
                 }
             }
@@ -140,9 +140,10 @@ fn pain_2_a_bake_that_is_cancelled_once_or_twice_leaves_nothing() {
 #[ignore = "needs the lab: tests/e2e.sh"]
 fn pain_3_an_image_that_was_begun_when_its_bake_was_cancelled_is_found_by_its_name() {
     let project = Project::new("begun", "role: begun");
-    // Twice, so that packer is killed with the image made and none of its tags on it.
-    let ran = project.interrupted("\"create image\"", &[Signal::SIGTERM, Signal::SIGTERM]);
+    // Twice, so that packer is killed with the image made and its tags not yet on it, and cannot take it away.
+    let ran = project.interrupted("\"tag\"", &[Signal::SIGTERM, Signal::SIGTERM]);
     project.must_be_interrupted(&ran, "SIGTERM");
+    assert!(project.report("packer.log").contains("AMI: ami-"), "there was an image");
 }
 
 #[test]
