@@ -11,6 +11,7 @@ use kiln_schema::yaml::{self, Node};
 use super::check::Checker;
 use super::types::{Defaults, File, Image};
 use super::{Error, GATE_TIMEOUT, Input, Kilnfile, PlacedFile, Recipe};
+use crate::packer::scrub::Scrubber;
 
 /// Reads and checks kiln.yaml.
 ///
@@ -34,14 +35,17 @@ fn parse(path: &Path, folder: &Path, text: &str) -> Result<Kilnfile, Error> {
     let checked = yaml::read::<File>(&root, "");
     findings.extend(checked.diagnostics);
     let Some(file) = checked.value.filter(|_| findings.is_empty()) else {
-        return Err(Error::Findings(findings.into_iter().map(harden).collect()));
+        return Err(Error::Findings(
+            findings.into_iter().map(harden).map(|finding| without_secrets(finding, &root)).collect(),
+        ));
     };
 
     let mut checker = Checker::new(&root, folder);
     checker.check(&file);
     let targets = checker.targets(&file);
     if !checker.findings.is_empty() {
-        return Err(Error::Findings(checker.findings));
+        let findings = checker.findings.into_iter().map(|finding| without_secrets(finding, &root));
+        return Err(Error::Findings(findings.collect()));
     }
     let images: IndexMap<_, _> = file
         .images
@@ -59,6 +63,13 @@ fn parse(path: &Path, folder: &Path, text: &str) -> Result<Kilnfile, Error> {
         targets,
         default_target: file.defaults.target,
     })
+}
+
+/// The line that a finding quotes may hold a password beside the mistake, and is printed into the logs of CI.
+fn without_secrets(mut finding: Diagnostic, root: &Node) -> Diagnostic {
+    let scrubber = Scrubber::default().and_user_data(Some(root));
+    finding.excerpt = finding.excerpt.map(|line| scrubber.clean(&line));
+    finding
 }
 
 /// A document of user-data is forgiven what nobody knows; this file is the project's own.
@@ -269,6 +280,18 @@ pub(crate) mod tests {
             assert!(error.contains(expected), "{text}\n  gives\n{error}\n  and not\n{expected}");
             assert!(error.contains("\n "), "no excerpt: {error}");
         }
+    }
+
+    #[test]
+    fn a_password_beside_a_mistake_is_not_quoted() {
+        for more in ["role: web", "kiln: {}"] {
+            let error =
+                load(&format!("images:\n  a: {{layer: app, from: a, user_data: {{{more}, password: tulip42}}}}\n"));
+            let said = error.unwrap_err().to_string();
+            assert!(said.contains("<secret>") && !said.contains("tulip42"), "{said}");
+        }
+        let unknown = load("images: {a: {layer: app, form: b, user_data: {chpasswd: {list: \"ann:tulip42\"}}}}");
+        assert!(!unknown.unwrap_err().to_string().contains("tulip42"));
     }
 
     #[test]

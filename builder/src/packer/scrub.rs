@@ -115,11 +115,13 @@ fn secrets<'a>(node: &'a Node, path: &str, found: &mut dyn FnMut(&str, &'a Node,
                 match entry.key.as_str() {
                     // Accounts with passwords, which tell themselves; or lines of `account:password`.
                     "chpasswd" => secrets(&entry.value, &at, found),
-                    "list" if path == "chpasswd" => values(&entry.value, &at, &mut |path, node, text| {
-                        text.lines().filter_map(|line| line.split_once(':')).for_each(|(_, password)| {
-                            found(path, node, password.trim());
-                        });
-                    }),
+                    "list" if path.rsplit('.').next() == Some("chpasswd") => {
+                        values(&entry.value, &at, &mut |path, node, text| {
+                            text.lines().filter_map(|line| line.split_once(':')).for_each(|(_, password)| {
+                                found(path, node, password.trim());
+                            });
+                        })
+                    }
                     key if is_telling(key) || key == "key" => values(&entry.value, &at, found),
                     _ => secrets(&entry.value, &at, found),
                 }
