@@ -6,7 +6,7 @@
 help:
 	@echo 'make demo    bake a golden and an app image in the lab, launch the app, show what it says'
 	@echo 'make test    unit, fixture and command-line tests, then the package, then the end-to-end tests'
-	@echo 'make bench   measure the agent against Debian'\''s cloud-init'
+	@echo 'make bench   measure the agent against Debian'\''s cloud-init, and kiln against plain packer'
 	@echo 'make conformance CORPUS=DIR   compare the agent with what cloud-init did with a corpus of user-data'
 	@echo 'make kernel  boot the agent under a kernel of its own in qemu, from cidata disks'
 	@echo 'make lint    formatting, clippy, licences and sources of dependencies, shell scripts'
@@ -21,7 +21,8 @@ test:
 bench:
 	packaging/dev/prerequisites.sh bench
 	packaging/demo/foundation.sh target/foundation
-	deb="$$(packaging/dev/agent-deb.sh)" && packaging/dev/bench.py --foundation target/foundation --agent-deb "$$deb"
+	deb="$$(packaging/dev/agent-deb.sh)" && packaging/dev/bench.py --foundation target/foundation --agent-deb "$$deb" && \
+		packaging/dev/bench-bake.py --foundation target/foundation --agent-deb "$$deb"
 
 kernel:
 	packaging/dev/prerequisites.sh kernel

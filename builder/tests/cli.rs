@@ -92,6 +92,8 @@ fn bad_input_gets_a_sentence_and_its_exit_code() {
         (GOOD, "gate goldn --local"),
         (GOOD, "gate golden --local"),
         (GOOD, "gate golden --local --base --ami ami-1"),
+        (GOOD, "bake golden --timeout 2"),
+        (GOOD, "bake golden --timeout 0s"),
         (GOOD, "bale golden"),
         (GOOD, "pipeline"),
         (GOOD, "pipeline run"),
@@ -140,6 +142,44 @@ fn without_packer_the_sentence_says_how_to_install_it() {
         "exit 1\nkiln: packer is not on the path: install it with `apt-get install packer` or from \
          https://developer.hashicorp.com/packer/install\n"
     );
+}
+
+/// A stand-in that says of itself what packer 1.16 does, and has its plugin in one folder alone.
+const CURRENT: &str = "#!/bin/sh
+case \"$*\" in
+    '-machine-readable version') echo 1785500000,,version,1.16.0 ;;
+    'plugins installed') [ \"$PACKER_PLUGIN_PATH\" != \"$PLUGINS\" ] ||
+        echo \"$PLUGINS/github.com/hashicorp/amazon/packer-plugin-amazon_v1.8.2_x5.0_linux_amd64\" ;;
+esac
+";
+
+#[test]
+fn pain_9_a_packer_without_its_plugin_is_answered_with_the_exact_command_and_where_it_is_to_go() {
+    let with_path = GOOD.replace("nowhere: {", "nowhere: {packer: {plugin_path: plugins}, ");
+    for (file, place, variable) in
+        [(GOOD, "", ""), (&with_path, " in FOLDER/other", "PACKER_PLUGIN_PATH=FOLDER/other ")]
+    {
+        let folder = folder(&file.replace("plugin_path: plugins", "plugin_path: other"));
+        let path = folder.path().canonicalize().unwrap().display().to_string();
+        let packer = folder.path().join("packer");
+        std::fs::write(&packer, CURRENT).unwrap();
+        std::fs::set_permissions(&packer, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let ask = |file: &str| {
+            std::fs::write(folder.path().join("kiln.yaml"), file).unwrap();
+            let mut command = kiln(folder.path(), &["bake", "golden", "--target", "nowhere"]);
+            let output = command.env("PATH", format!("{path}:/usr/bin:/bin")).env("PLUGINS", format!("{path}/plugins"));
+            said(&output.output().unwrap())
+        };
+        let command = format!("{variable}packer plugins install github.com/hashicorp/amazon").replace("FOLDER", &path);
+        assert_eq!(
+            ask(&file.replace("plugin_path: plugins", "plugin_path: other")),
+            format!("exit 1\nkiln: packer 1.16.0 has no plugin for EC2{place}: run `{command}` once\n")
+                .replace("FOLDER", &path)
+        );
+        // With its plugin where kiln.yaml says, packer is no obstacle: the next thing is the API.
+        let next = ask(&with_path);
+        assert!(next.contains("DescribeImages failed"), "{next}");
+    }
 }
 
 #[test]

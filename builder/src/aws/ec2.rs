@@ -139,7 +139,8 @@ impl Reap for Ec2 {
     async fn of_run(&self, run: Run<'_>) -> Result<Vec<Thing>, Error> {
         let tagged = format!("tag:{RUN_TAG}");
         let mut things = Vec::new();
-        let alive = ["pending", "running", "stopping", "stopped"];
+        // One that is on its way out holds its security group still, and is waited for.
+        let alive = ["pending", "running", "stopping", "stopped", "shutting-down"];
         let mut pages = self
             .client
             .describe_instances()

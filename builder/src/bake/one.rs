@@ -27,6 +27,7 @@ pub async fn bake(
     progress: &Progress,
 ) -> Result<Baked, Error> {
     let mut stop = Stop::listen().map_err(|error| Error::file("cannot listen for signals", error))?;
+    stop.after(recipe.bake_timeout);
     let run = RunId::new(recipe).map_err(Error::Name)?;
     // What is unchanged needs no lease, and neither does what has no base.
     let (plan, standing) = prepare(session, recipe, &parent, &run, &mut stop).await?;
@@ -92,6 +93,10 @@ async fn with_lease(
     };
     progress.phase(Phase::Resolve, &format!("{} on {} ({}){why}", run.image_name, plan.base.name, plan.base.id));
 
+    if !session.lacks_told.replace(true) {
+        session.packer.left_out().iter().for_each(|sentence| progress.note(Phase::Resolve, sentence));
+    }
+
     let folder = absolute(&report::folder(session.request, &plan.recipe.slug(), &plan.run.timestamp))?;
     // Beside the report and not among temporary files: a later bake needs it if this one is killed.
     let work = folder.join(report::WORK);
@@ -139,11 +144,21 @@ async fn run_plan(
     files::private_dir(work).map_err(|error| Error::file(work.display(), error))?;
     stage::stage(plan, work)?;
     let (watch, ended) = packer::run(session, plan, work, folder, stop, progress).await?;
-    report::unpack(&plan.recipe.name, work, folder)?;
-    let mut made = match image(session, plan, &watch, &ended, work, folder).await {
-        Ok(id) => vouch(session, plan, id, work, folder, stop, progress).await,
-        Err(cause) => Err(cause),
+    let unpacked = match report::unpack(&plan.recipe.name, work, folder) {
+        // Packer was in the middle of bringing it home.
+        Err(_) if ended.stopped_by.is_some() => Ok(false),
+        other => other,
     };
+    let scrubber = packer::scrubber(&session.site).and_user_data(plan.recipe.user_data.as_ref());
+    // Also what was unpacked of an archive that is broken. Whatever comes of it, what is left is removed.
+    let home = report::scrub(work, folder, &scrubber).and(unpacked);
+    let mut made = match home {
+        Ok(_) => image(session, plan, &watch, &ended, work, folder, stop).await,
+        Err(error) => Err((error.to_string(), vec![])),
+    };
+    if let Ok(id) = made {
+        made = vouch(session, plan, id, work, folder, stop, progress).await;
+    }
     if let Err(error) = record::write(plan, &made, watch.seal.as_ref(), &progress.timings(), folder) {
         // Nobody could tell later what is in it.
         made = made.and(Err((format!("the report cannot be written: {error}"), vec![])));
@@ -174,13 +189,18 @@ async fn image(
     ended: &Ended,
     work: &Path,
     folder: &Path,
+    stop: &mut Stop,
 ) -> Result<String, packer::Cause> {
     match packer::judge(plan, watch, ended, work, folder) {
         Ok(id) => Ok(id),
         // Packer gives up on an image that takes long; the gate has vouched for it all the same.
         Err(cause) if ended.stopped_by.is_none() && watch.phase() >= Some(Phase::CreateImage) => {
             let tags = entry(plan, String::new(), folder).tags;
-            let adopted = recover::image(&session.site, &plan.run.image_name, &tags).await;
+            // It may take an hour.
+            let adopted = tokio::select! {
+                adopted = recover::image(&session.site, &plan.run.image_name, &tags) => adopted,
+                name = stop.requested() => return Err((format!("interrupted by {name}"), vec![])),
+            };
             adopted.ok().flatten().ok_or(cause)
         }
         Err(cause) => Err(cause),

@@ -3,21 +3,32 @@
 use std::path::Path;
 
 use jiff::Timestamp;
+use kiln_schema::duration;
 
 use super::plan::Plan;
 use super::progress::{Phase, Progress};
 use super::session::Session;
+use super::site::Site;
 use super::watch::Watch;
 use super::{Error, report};
 use crate::packer::events::{self, Event};
 use crate::packer::scrub::Scrubber;
 use crate::packer::template::{files as names, images_in_manifest};
+use crate::packer::version::PLUGIN_PATH;
 use crate::system::files::LineLog;
-use crate::system::process::{Ended, Program, Stop};
+use crate::system::process::{DEADLINE, Ended, Program, Stop};
 
 /// Variables that would lead packer somewhere else than the template says, where the target brings its own.
 const FOREIGN: [&str; 5] =
     ["AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2"];
+
+/// What takes this environment's secrets out of text. The lab's own key is none: it is in kiln's source.
+pub fn scrubber(site: &Site) -> Scrubber {
+    let lab = |value: &String| site.environment.iter().any(|(_, known)| known == value);
+    let variables =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Scrubber::of_environment(variables.filter(|(_, value)| !lab(value)))
+}
 
 /// Runs packer for the bake itself.
 ///
@@ -55,20 +66,24 @@ pub async fn follow(
 ) -> Result<Ended, Error> {
     let site = &session.site;
     let mut log = LineLog::create(log).map_err(|error| Error::file(log.display(), error))?;
-    let secrets =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    // The lab's own key is no secret: it is in kiln's source.
-    let scrubber = Scrubber::of_environment(secrets).and_user_data(plan.recipe.user_data.as_ref());
+    for sentence in std::iter::once(format!("packer {}", session.packer)).chain(session.packer.left_out()) {
+        let _ = log.line(&format!("{} {sentence}", Timestamp::now().strftime("%H:%M:%S")));
+    }
+    let scrubber = scrubber(site).and_user_data(plan.recipe.user_data.as_ref());
     let mut words = site.enter.clone();
     words.extend(["packer", "build", "-machine-readable", names::TEMPLATE].map(str::to_owned));
     let mut set = site.environment.clone();
     set.push(("CHECKPOINT_DISABLE".to_owned(), "1".to_owned()));
     set.push(("PACKER_CACHE_DIR".to_owned(), work.join("cache").display().to_string()));
+    if let Some(path) = &session.packer.plugin_path {
+        set.push((PLUGIN_PATH.to_owned(), path.display().to_string()));
+    }
     let unset: &[&str] = if site.environment.is_empty() { &[] } else { &FOREIGN };
 
     let mut each = |line: Option<String>| {
         let Some(line) = line else { return hear(None) };
-        for event in events::parse(&scrubber.clean(&line)) {
+        // What packer has written otherwise, as a comma, is first written back: no secret hides behind it.
+        for event in events::parse(&line).into_iter().map(|event| event.map(|text| scrubber.clean(&text))) {
             let text = match &event {
                 Event::Say(text) | Event::Error(text) => text,
                 // Panics and the like; what is for programs has been said in words as well.
@@ -96,7 +111,9 @@ pub type Cause = (String, Vec<String>);
 /// The id of the image, or why there is none.
 pub fn judge(plan: &Plan, watch: &Watch, ended: &Ended, work: &Path, folder: &Path) -> Result<String, Cause> {
     if let Some(signal) = ended.stopped_by {
-        return Err((format!("interrupted by {signal}"), vec![]));
+        let limit = plan.recipe.bake_timeout.filter(|_| signal == DEADLINE);
+        let limit = limit.map(|limit| format!(" of {}", duration::show(limit))).unwrap_or_default();
+        return Err((format!("interrupted by {signal}{limit}"), vec![]));
     }
     let gate = report::read(folder);
     if let Some((gate, cause)) = gate.as_ref().and_then(|gate| Some((gate, report::cause(gate)?))) {

@@ -13,6 +13,7 @@ use crate::images::names::{self, Circumstances, RunId};
 use crate::images::relock::is_outside;
 use crate::images::{Input, Kilnfile, Recipe, base, lock};
 use crate::packer::template::{Machine, Template, manifest};
+use crate::packer::version::Packer;
 use crate::system::tools::Tool;
 
 /// What holds for every image of one command.
@@ -24,8 +25,8 @@ pub struct Given<'a> {
     pub request: &'a Request,
     /// Where it happens.
     pub site: &'a Site,
-    /// The version of packer.
-    pub packer: &'a str,
+    /// The packer on the path.
+    pub packer: &'a Packer,
 }
 
 /// A bake with all its inputs known.
@@ -44,6 +45,8 @@ pub struct Plan {
     pub inputs: Inputs,
     /// The tags of the new image, but the one that says that it passed.
     pub tags: Vec<(&'static str, String)>,
+    /// Who reads the template.
+    pub packer: Packer,
     /// What the agent is told.
     pub documents: Documents,
     /// What packer is told.
@@ -89,13 +92,15 @@ impl Plan {
             ssh_username: recipe.ssh_username.clone(),
             key: site.distribution.keys.get(&site.region).cloned(),
             bundle: site.bundle.clone(),
+            packer: packer.clone(),
         };
         let template = Template {
             builders: vec![machine.builder()],
             provisioners: steps::provisioners(&machine, recipe),
             post_processors: vec![manifest()],
         };
-        Ok(Plan { recipe: recipe.clone(), base, unlocked, run, agent_deb, inputs, tags, documents, template })
+        let packer = packer.clone();
+        Ok(Plan { recipe: recipe.clone(), base, unlocked, run, agent_deb, inputs, tags, packer, documents, template })
     }
 
     /// The image that has just been made, as the API will describe it.
@@ -188,7 +193,7 @@ fn inputs(
     base: &Ami,
     agent_deb: Option<&Path>,
     documents: &Documents,
-    packer: &str,
+    packer: &Packer,
 ) -> Result<Inputs, Error> {
     let paths = |label: &str, inputs: &[Input]| {
         let mut content = Content::default();
@@ -199,7 +204,7 @@ fn inputs(
     let mut agent = Content::default();
     agent_deb.map_or(Ok(()), |deb| add_path(&mut agent, "deb", deb))?;
     inputs.put("agent", agent);
-    inputs.put("packer", Content::of(packer.as_bytes()));
+    inputs.put("packer", Content::of(packer.to_string().as_bytes()));
     let mut user_data = Content::of(documents.user_data.as_bytes());
     user_data.add("bake", documents.bake.as_deref().unwrap_or_default().as_bytes());
     inputs.put("user-data", user_data);
@@ -260,7 +265,7 @@ pub(super) mod tests {
     use crate::images::names::tests::{circumstances, golden, recipe};
     use crate::images::{Bundle, PlacedFile};
     use crate::packer::template::{Api, files};
-    use crate::packer::version;
+    use crate::packer::version::{self, Version};
     use crate::system::tools::present;
 
     /// A plan with one input of every kind.
@@ -299,6 +304,7 @@ pub(super) mod tests {
                 x509_key: inputs.join("motd"),
                 instance_profile: "bundler".into(),
             }),
+            packer: version::probe(None).unwrap_or(Packer::new(Version(1, 6, 6), None)),
         };
         Plan {
             base: golden(),
@@ -310,6 +316,7 @@ pub(super) mod tests {
             },
             agent_deb: None,
             inputs: Inputs::default(),
+            packer: machine.packer.clone(),
             tags: machine.tags.clone(),
             documents: documents(&recipe, true),
             template: Template {
@@ -363,12 +370,31 @@ pub(super) mod tests {
             let lists = ["files.list", "provision.list"]
                 .map(|name| fs::read_to_string(work.path().join("payload").join(name)).unwrap());
             assert_eq!(lists, ["0\t/etc/kiln/puppet\n1\t/etc/motd\n", "00\tgolden.sh\n"]);
-            if present("packer") && version::probe().is_ok() {
+            if present("packer") && version::probe(None).is_ok() {
                 run(Tool::new("packer").args(["validate", files::TEMPLATE]).env("CHECKPOINT_DISABLE", "1"));
             } else {
                 apart::skip("packer is not installed: nobody but us has checked the template");
             }
         }
+    }
+
+    #[test]
+    fn pain_11_the_bake_key_has_the_base_that_was_found_the_packer_and_each_script() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("golden.sh");
+        fs::write(&script, "echo 1").unwrap();
+        let recipe = Recipe { provision: vec![Input { given: "golden.sh".into(), path: script.clone() }], ..recipe() };
+        let key = |base: &str, packer: &Packer| {
+            let base = Ami { id: base.into(), ..golden() };
+            inputs(&recipe, &base, None, &documents(&recipe, true), packer).unwrap()
+        };
+        let packer = |plugin| Packer::new(Version(1, 16, 0), Some(Version(1, 8, plugin)));
+        let first = key("ami-1", &packer(2));
+        assert_eq!(key("ami-1", &packer(2)).key(), first.key(), "a hit");
+        assert_eq!(key("ami-2", &packer(2)).changed_since(&first.tag()), ["base"], "its name is the same");
+        assert_eq!(key("ami-1", &packer(3)).changed_since(&first.tag()), ["packer"]);
+        fs::write(&script, "echo 2").unwrap();
+        assert_eq!(key("ami-1", &packer(2)).changed_since(&first.tag()), ["scripts"]);
     }
 
     #[test]
@@ -408,7 +434,7 @@ pub(super) mod tests {
     fn a_check_that_changes_makes_another_image() {
         let inputs_of = |checks: Vec<crate::images::Assertion>| {
             let recipe = Recipe { checks, ..recipe() };
-            inputs(&recipe, &golden(), None, &documents(&recipe, true), "1.6.6").unwrap()
+            inputs(&recipe, &golden(), None, &documents(&recipe, true), &Packer::new(Version(1, 6, 6), None)).unwrap()
         };
         let (none, one) = (inputs_of(vec![]), inputs_of(vec![check("22")]));
         assert_eq!(one.changed_since(&none.tag()), ["tests"]);

@@ -166,6 +166,7 @@ fn template(api: &Api, region: &str, bundle: Option<&Bundle>, plan: &Plan, image
         ssh_username: plan.recipe.ssh_username.clone(),
         key: None,
         bundle: bundle.cloned(),
+        packer: plan.packer.clone(),
     });
     let [machine, _] = &machines;
     Template {
@@ -302,7 +303,7 @@ mod tests {
             assert!(read(END_NAME).ends_with("\nexit 1\n") && template.get("post-processors").is_none());
             assert!(read(LOOK_NAME).starts_with("timeout=600s\nseal='--permit /opt/*.pem'\nevidence=/tmp/"));
             assert!(!read(names::USER_DATA).contains("hunter2"), "the bake's user-data is not the instances'");
-            if present("packer") && version::probe().is_ok() {
+            if present("packer") && version::probe(None).is_ok() {
                 let tool = Tool::new("packer").args(["validate", names::TEMPLATE]).env("CHECKPOINT_DISABLE", "1");
                 let answer = tool.within(work.path()).capture().unwrap();
                 let said = String::from_utf8_lossy(&[answer.stdout, answer.stderr].concat()).into_owned();

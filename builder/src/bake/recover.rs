@@ -45,6 +45,10 @@ async fn settle(site: &Site, entry: &Entry) -> (Option<String>, String) {
     let security_groups = security_groups(&work, &entry.image);
     // Without its report nobody knows what the gate said.
     let _ = report::unpack(&entry.image, &work, &entry.report);
+    let scrubber = report::and_secrets_of(&work, super::packer::scrubber(site));
+    if let Err(error) = report::scrub(&work, &entry.report, &scrubber) {
+        return (None, error.to_string());
+    }
     let gated = report::read(&entry.report).is_some_and(|report| report.verdict == Verdict::Passed);
     let passed = gated && proof::stands(&entry.report, &entry.tags);
     let image = if passed { image(site, &entry.name, &entry.tags).await } else { Ok(None) };

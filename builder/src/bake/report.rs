@@ -4,9 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiln_schema::gate::{self, CheckOutcome, Report, Verdict};
+use kiln_schema::yaml;
 
 use super::{Error, Request};
 use crate::gate::junit;
+use crate::packer::scrub::Scrubber;
 use crate::packer::template::files as names;
 use crate::regions::Outcome;
 use crate::system::files;
@@ -73,6 +75,35 @@ pub fn regions(folder: &Path, outcomes: &[Outcome]) -> Result<(), Error> {
     let path = folder.join(REGIONS);
     let text = serde_json::to_string_pretty(&all).unwrap_or_default() + "\n";
     files::write(&path, text.as_bytes(), 0o644).map_err(|error| Error::file(path.display(), error))
+}
+
+/// Takes secrets out of every file of the report, and out of what packer has printed: what comes home was
+/// written by the image's own programs.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn scrub(work: &Path, folder: &Path, scrubber: &Scrubber) -> Result<(), Error> {
+    let at = |error| Error::file("cannot take secrets out of the report", error);
+    let change = |content: &[u8]| scrubber.clean_bytes(content);
+    // Of a bake that was killed early, and whose folder somebody has taken away, there is nothing.
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    // The inputs of packer beside its output go with the folder that they lie in.
+    files::rewrite_all(folder, Some(work), &change).map_err(at)?;
+    let output = work.join(names::OUTPUT);
+    match fs::read(&output).ok().and_then(|content| change(&content)) {
+        Some(content) => files::write(&output, &content, 0o600).map_err(at),
+        None => Ok(()),
+    }
+}
+
+/// The secrets in what the agent is told, from the folder of a bake that was killed.
+pub fn and_secrets_of(work: &Path, scrubber: Scrubber) -> Scrubber {
+    let documents = [names::USER_DATA, "payload/90-bake.yaml"];
+    let texts = documents.iter().filter_map(|name| fs::read_to_string(work.join(name)).ok());
+    let nodes = texts.filter_map(|text| Some(yaml::parse("user-data", &text).ok()?.0));
+    nodes.fold(scrubber, |scrubber, node| scrubber.and_user_data(Some(&node)))
 }
 
 /// What the gate found; none if no report came home.

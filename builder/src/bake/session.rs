@@ -1,5 +1,6 @@
 //! What all bakes of one command share.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use super::plan::Given;
@@ -7,7 +8,7 @@ use super::site::Site;
 use super::{Error, Request};
 use crate::images::{Endpoint, Kilnfile, Target};
 use crate::journal::Journal;
-use crate::packer::version;
+use crate::packer::version::{self, Packer};
 
 /// Everything that is found out once, however many images are baked.
 pub struct Session<'a> {
@@ -19,8 +20,10 @@ pub struct Session<'a> {
     pub target: &'a Target,
     /// Where it happens.
     pub site: Site,
-    /// The version of packer.
-    pub packer: String,
+    /// The packer on the path.
+    pub packer: Packer,
+    /// Whether it has been said what this packer lacks: once is enough, however many images there are.
+    pub lacks_told: Cell<bool>,
     /// What has begun and not ended on this machine.
     pub journal: Journal,
 }
@@ -35,10 +38,10 @@ impl<'a> Session<'a> {
         if target.endpoint == Endpoint::Lab && !nix::unistd::geteuid().is_root() {
             return Err(Error::NeedsRoot);
         }
-        let packer = version::probe()?;
+        let packer = version::probe(target.plugin_path.as_deref())?;
         let site = Site::open(target).await?;
         let journal = Journal::open()?;
-        Ok(Session { file, request, target, site, packer, journal })
+        Ok(Session { file, request, target, site, packer, lacks_told: Cell::new(false), journal })
     }
 
     /// What every plan is made from.

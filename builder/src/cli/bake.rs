@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args as ClapArgs;
 
@@ -12,8 +13,8 @@ use crate::bake::progress::{Format, Progress};
 use crate::bake::session::Session;
 use crate::bake::site::Site;
 use crate::bake::{Error, Request};
-use crate::images;
 use crate::images::names::RunId;
+use crate::images::{self, Kilnfile};
 use crate::packer::version;
 
 /// Which images to bake, where and how: the same for every command that bakes.
@@ -35,6 +36,9 @@ pub(super) struct Which {
     /// Bake even if an image with the same inputs is there
     #[arg(long)]
     rebuild: bool,
+    /// How long one image may take, such as 2h; without it, its `bake_timeout` in kiln.yaml, if it has one
+    #[arg(long, value_name = "TIME", value_parser = timeout)]
+    timeout: Option<Duration>,
     /// Where to bake; without it, the default target of kiln.yaml
     #[arg(long, value_name = "TARGET")]
     target: Option<String>,
@@ -58,6 +62,13 @@ impl Which {
     /// How many at once.
     pub fn parallel(&self) -> usize {
         self.parallel.into()
+    }
+
+    /// Sets how long each may take, where that was asked for.
+    pub fn limit(&self, file: &mut Kilnfile) {
+        if let Some(limit) = self.timeout {
+            file.limit_bakes(limit);
+        }
     }
 
     /// How each is to be baked.
@@ -100,7 +111,8 @@ pub fn run(file: &Path, args: Args) -> ExitCode {
     let progress = Progress::new(format);
     let (wanted, request) = (which.wanted(), which.request(report));
     let outcome = run_async(async {
-        let file = images::load(file)?;
+        let mut file = images::load(file)?;
+        which.limit(&mut file);
         if let Wanted::Named(names) = &wanted {
             let chosen = file.variants_at(names, file.target(request.target.as_deref())?)?;
             if chosen.len() > 1 && request.report.is_some() {
@@ -131,12 +143,26 @@ pub fn template(file: &Path, args: TemplateArgs) -> ExitCode {
     let plan = run_async(async {
         let file = images::load(file)?;
         let recipe = file.image(&image)?;
-        let site = Site::open(file.target(request.target.as_deref())?).await?;
-        let packer = version::probe()?;
+        let target = file.target(request.target.as_deref())?;
+        let site = Site::open(target).await?;
+        let packer = version::probe(target.plugin_path.as_deref())?;
+
         let given = Given { file: &file, request: &request, site: &site, packer: &packer };
-        Plan::make(given, recipe, None, RunId::new(recipe).map_err(Error::Name)?).await
+        let plan = Plan::make(given, recipe, None, RunId::new(recipe).map_err(Error::Name)?).await?;
+        Ok((plan, packer.left_out()))
     });
-    super::finish(plan.map(|plan: Plan| print(&plan.template_json())))
+    super::finish(plan.map(|(plan, left_out): (Plan, Vec<String>)| {
+        print(&plan.template_json());
+        left_out.iter().for_each(|sentence| super::tell(sentence));
+    }))
+}
+
+/// A length of time that is one.
+fn timeout(text: &str) -> Result<Duration, String> {
+    match kiln_schema::duration::parse(text)? {
+        Duration::ZERO => Err("no time at all".to_owned()),
+        span => Ok(span),
+    }
 }
 
 /// Maps an error to its exit code.

@@ -47,7 +47,8 @@ pub fn run(file: &Path, Command::Run(args): Command) -> ExitCode {
     let progress = Progress::new(format);
     let (wanted, request) = (which.wanted(), which.request(None));
     let report = run_async(async {
-        let file = images::load(file)?;
+        let mut file = images::load(file)?;
+        which.limit(&mut file);
         if let Wanted::Named(names) = &wanted {
             file.variants_at(names, file.target(request.target.as_deref())?)?;
         }

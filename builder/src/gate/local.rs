@@ -1,5 +1,6 @@
 //! The gate of an image in a machine of the lab: the same steps as in a bake, without packer and in seconds.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use crate::journal::{Entry, Journal};
 use crate::packer::RUN_TAG;
 use crate::packer::events::Event;
 use crate::packer::template::files as names;
+use crate::packer::version::{Packer, Version};
 use crate::system::files;
 use crate::system::process::{Ended, Program, Stop};
 
@@ -70,6 +72,7 @@ pub async fn run(file: &Kilnfile, recipe: &Recipe, request: Request, progress: &
         region: None,
         distribution: Distribution::default(),
         bundle: None,
+        plugin_path: None,
     };
     let Request { start, agent_deb, report } = request;
     let wanted = bake::Request { agent_deb, report, ..bake::Request::default() };
@@ -78,14 +81,16 @@ pub async fn run(file: &Kilnfile, recipe: &Recipe, request: Request, progress: &
         request: &wanted,
         target: &target,
         site: Site::open(&target).await?,
-        packer: String::new(),
+        // None takes part in it.
+        packer: Packer::new(Version(0, 0, 0), None),
+        lacks_told: Cell::new(true),
         journal: Journal::open()?,
     };
     // What a gate that was killed has left is removed by the next one, as with bakes.
     recover::all(&session, progress).await?;
     let run = RunId::new(recipe).map_err(Error::Name)?;
     let image = image(&session.site, recipe, &start).await?;
-    let given = Given { file, request: &wanted, site: &session.site, packer: "" };
+    let given = Given { file, request: &wanted, site: &session.site, packer: &session.packer };
     let plan = Plan::make(given, recipe, image, run).await?;
 
     let folder = absolute(&report::folder(&wanted, &recipe.name, &plan.run.timestamp))?;

@@ -292,7 +292,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_newest_of_an_allowed_owner_and_the_right_architecture_and_store_is_taken() {
+    fn pain_7_a_look_alike_of_another_owner_is_not_taken_and_the_newest_of_the_right_architecture_and_store_is() {
         assert_eq!(ask(&recipe(debian(DEBIAN), Arch::X86_64)).unwrap().id, "ami-2");
         assert_eq!(ask(&recipe(debian(DEBIAN), Arch::Arm64)).unwrap().id, "ami-3");
     }

@@ -11,6 +11,7 @@ use super::checks::{self, KINDS, WITHIN};
 use super::names::{LONGEST_TAG, skipped};
 use super::types::{File, Image, Kind};
 use super::{Bundle, Endpoint, From, Target};
+use crate::packer::scrub;
 
 /// Owners of images that are names and not account numbers.
 const NAMED_OWNERS: [&str; 3] = ["self", "amazon", "aws-marketplace"];
@@ -76,7 +77,9 @@ impl<'a> Checker<'a> {
             };
             let (region, distribution) = self.distribution(name, target, file.defaults.region.as_ref());
             let bundle = self.bundle(name, target);
-            let target = Target { name: name.clone(), endpoint, region, distribution, bundle };
+            let plugin_path = target.packer.as_ref().and_then(|packer| packer.plugin_path.as_ref());
+            let plugin_path = plugin_path.map(|path| self.folder.join(path));
+            let target = Target { name: name.clone(), endpoint, region, distribution, bundle, plugin_path };
             checked.insert(name.clone(), target);
         }
         checked
@@ -253,6 +256,11 @@ impl<'a> Checker<'a> {
             let path = path(&[at[0], at[1], at[2], Key("kiln"), Key(&entry.key)]);
             let message = "the bake sets this key itself; `tests` alone may stand here";
             self.findings.push(entry.place.diagnostic(Severity::Error, &path, message));
+        }
+        for (below, secret) in scrub::weak(node) {
+            let message = "this secret cannot be kept out of logs, where it is taken out by its value: it has less \
+                           than four characters or is a word that logs have; choose another";
+            self.findings.push(secret.diagnostic(Severity::Error, &format!("{}.{below}", path(&at)), message));
         }
     }
 

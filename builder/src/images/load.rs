@@ -13,6 +13,7 @@ use super::checks;
 use super::types::{Defaults, File, Image};
 use super::variants::Variants;
 use super::{Arch, Error, GATE_TIMEOUT, Input, Kilnfile, PlacedFile, Recipe, Store, lock};
+use crate::packer::scrub::Scrubber;
 
 /// Reads and checks kiln.yaml.
 ///
@@ -37,14 +38,17 @@ fn parse(path: &Path, folder: &Path, text: &str) -> Result<Kilnfile, Error> {
     let checked = yaml::read::<File>(&root, "");
     findings.extend(checked.diagnostics);
     let Some(file) = checked.value.filter(|_| findings.is_empty()) else {
-        return Err(Error::Findings(findings.into_iter().map(harden).collect()));
+        return Err(Error::Findings(
+            findings.into_iter().map(harden).map(|finding| without_secrets(finding, &root)).collect(),
+        ));
     };
 
     let mut checker = Checker::new(&root, folder);
     checker.check(&file);
     let targets = checker.targets(&file);
     if !checker.findings.is_empty() {
-        return Err(Error::Findings(checker.findings));
+        let findings = checker.findings.into_iter().map(|finding| without_secrets(finding, &root));
+        return Err(Error::Findings(findings.collect()));
     }
     let images: IndexMap<_, _> = file
         .images
@@ -65,6 +69,13 @@ fn parse(path: &Path, folder: &Path, text: &str) -> Result<Kilnfile, Error> {
         default_target: file.defaults.target,
         lock: None,
     })
+}
+
+/// The line that a finding quotes may hold a password beside the mistake, and is printed into the logs of CI.
+fn without_secrets(mut finding: Diagnostic, root: &Node) -> Diagnostic {
+    let scrubber = Scrubber::default().and_user_data(Some(root));
+    finding.excerpt = finding.excerpt.map(|line| scrubber.clean(&line));
+    finding
 }
 
 /// A document of user-data is forgiven what nobody knows; this file is the project's own.
@@ -95,6 +106,7 @@ fn recipe(name: &str, image: Image, defaults: &Defaults, user_data: Option<Node>
             .unwrap_or_else(|| "admin".to_owned()),
         instance_type: None,
         gate_timeout: image.gate_timeout.or(defaults.gate_timeout).map_or(GATE_TIMEOUT, |timeout| timeout.0),
+        bake_timeout: image.bake_timeout.or(defaults.bake_timeout).map(|timeout| timeout.0),
         provision: image.provision.into_iter().map(input).collect(),
         files: image
             .files
@@ -139,12 +151,12 @@ pub(crate) mod tests {
     fn a_file_that_uses_every_key_is_read() {
         let file = load(
             "defaults: {target: here, owner: sre, environment: demo, region: eu-west-1, store: ebs, arch: arm64, \
-             ssh_username: debian, gate_timeout: 1h30m, instance_type: t4g.large, prove: no}\n\
+             ssh_username: debian, gate_timeout: 1h30m, bake_timeout: 3h, instance_type: t4g.large, prove: no}\n\
              images:\n  app:\n    layer: app\n    from: golden\n    role: web\n    version: 1.10\n    build: 007\n    \
              release: \"12\"\n    provision: golden.sh\n    files: [{source: puppet, destination: /etc/p}]\n    \
-             tests: [app.bats]\n    gate_timeout: 90s\n    prove: yes\n    seal: {skip: {mail: \"a mail server\"}, permit: {/opt/app/*.pem: tests}}\n    user_data: {write_files: [{path: /x, permissions: 0644}]}\n  \
+             tests: [app.bats]\n    gate_timeout: 90s\n    bake_timeout: 2h\n    prove: yes\n    seal: {skip: {mail: \"a mail server\"}, permit: {/opt/app/*.pem: tests}}\n    user_data: {write_files: [{path: /x, permissions: 0644}]}\n  \
              golden: {layer: golden, from: {ami: {owners: [self], name: \"debian-*\"}}}\n\
-             targets:\n  here: {kind: amazon-ebs, endpoint: lab}\n  there: {kind: amazon-ebs, region: us-east-1}\n  \
+             targets:\n  here: {kind: amazon-ebs, endpoint: lab, packer: {plugin_path: plugins}}\n  there: {kind: amazon-ebs, region: us-east-1}\n  \
              wide: {kind: amazon-ebs, regions: [eu-west-1, us-gov-east-1], share_with: 111122223333, \
              encrypt: {eu-west-1: alias/ours}, deprecate_after: 90d}\n  \
              else: {kind: amazon-ebs, endpoint: \"http://127.0.0.1:5000\"}\n",
@@ -157,6 +169,12 @@ pub(crate) mod tests {
         assert_eq!((app.prove, app.seal.skip["mail"].as_str()), (true, "a mail server"));
         assert!(!file.image("golden").unwrap().prove, "the default");
         assert_eq!(file.image("golden").unwrap().gate_timeout.as_secs(), 5400);
+        assert_eq!(
+            ["app", "golden"].map(|name| file.image(name).unwrap().bake_timeout.unwrap().as_secs() / 3600),
+            [2, 3]
+        );
+        assert!(file.target(None).unwrap().plugin_path.as_ref().unwrap().ends_with("plugins"), "beside kiln.yaml");
+        assert_eq!(file.target(Some("there")).unwrap().plugin_path, None);
         assert_eq!(file.target(None).unwrap().endpoint, Endpoint::Lab);
         assert_eq!(file.target(Some("there")).unwrap().region.as_deref(), Some("us-east-1"));
         assert_eq!(file.target(Some("else")).unwrap().region.as_deref(), Some("eu-west-1"), "the default");
@@ -185,6 +203,8 @@ pub(crate) mod tests {
                 app("gate_timeout: soon"),
                 "kiln.yaml:6:19: error: images.app.gate_timeout: a number is missing; write a duration as 90s, 20m, 1h30m or 500ms",
             ),
+            (app("bake_timeout: 2 h"), "kiln.yaml:6:19: error: images.app.bake_timeout: "),
+            ("targets: {t: {kind: amazon-ebs, packer: {plugins: x}}}".into(), "targets.t.packer.plugins: unknown key"),
             (app("gate_timeout: 0s"), "kiln.yaml:6:19: error: images.app.gate_timeout: no time at all"),
             (
                 app("arch: sparc"),
@@ -316,6 +336,10 @@ pub(crate) mod tests {
             (app("seal: {permit: {/opt/key.pem: \"\"}}"), "images.app.seal.permit./opt/key.pem: say why in one line"),
             (app("seal: {skp: {mail: x}}"), "images.app.seal.skp: unknown key; did you mean `skip`?"),
             (app("prove: maybe"), "images.app.prove: "),
+            (
+                app("user_data: {users: [{name: joe, plain_text_passwd: root}]}"),
+                "kiln.yaml:6:56: error: images.app.user_data.users[0].plain_text_passwd: this secret cannot be kept out of logs",
+            ),
             ("images: {a: {layer: app}}".into(), "kiln.yaml:1:13: error: images.a: the key `from` is missing"),
             (
                 "images: {a: {layer: apps, from: b}}".into(),
@@ -427,6 +451,18 @@ pub(crate) mod tests {
             assert!(error.contains(expected), "{text}\n  gives\n{error}\n  and not\n{expected}");
             assert!(error.contains("\n "), "no excerpt: {error}");
         }
+    }
+
+    #[test]
+    fn a_password_beside_a_mistake_is_not_quoted() {
+        for more in ["role: web", "kiln: {}"] {
+            let error =
+                load(&format!("images:\n  a: {{layer: app, from: a, user_data: {{{more}, password: tulip42}}}}\n"));
+            let said = error.unwrap_err().to_string();
+            assert!(said.contains("<secret>") && !said.contains("tulip42"), "{said}");
+        }
+        let unknown = load("images: {a: {layer: app, form: b, user_data: {chpasswd: {list: \"ann:tulip42\"}}}}");
+        assert!(!unknown.unwrap_err().to_string().contains("tulip42"));
     }
 
     #[test]

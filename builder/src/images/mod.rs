@@ -93,6 +93,8 @@ pub struct Recipe {
     pub instance_type: Option<String>,
     /// How long the gate may take.
     pub gate_timeout: Duration,
+    /// How long the whole bake may take; without it, as long as its steps may.
+    pub bake_timeout: Option<Duration>,
     /// Scripts to run, in this order.
     pub provision: Vec<Input>,
     /// Files to put on the machine before the scripts.
@@ -140,6 +142,8 @@ pub struct Target {
     pub distribution: Distribution,
     /// Where the files of images on instance stores go; none where images are made on network volumes.
     pub bundle: Option<Bundle>,
+    /// The folder of packer's plugins; without it, that of the environment or the usual one.
+    pub plugin_path: Option<PathBuf>,
 }
 
 /// Where else an image is to be, and for whom.
@@ -205,6 +209,11 @@ impl Kilnfile {
     pub fn images_at(&self, target: &Target) -> impl Iterator<Item = &Recipe> {
         let store = target.store();
         self.images().filter(move |recipe| recipe.store == store)
+    }
+
+    /// Sets how long the bake of every image may take, whatever the file says.
+    pub fn limit_bakes(&mut self, limit: Duration) {
+        self.images.values_mut().for_each(|recipe| recipe.bake_timeout = Some(limit));
     }
 
     /// The one image of this name.

@@ -144,6 +144,7 @@ pub(crate) mod tests {
             ssh_username: "admin".into(),
             instance_type: None,
             gate_timeout: Duration::from_secs(600),
+            bake_timeout: None,
             provision: vec![],
             files: vec![],
             checks: vec![],

@@ -30,6 +30,7 @@ pub(super) struct Defaults {
     pub arch: Option<Vec<Arch>>,
     pub ssh_username: Option<String>,
     pub gate_timeout: Option<Timeout>,
+    pub bake_timeout: Option<Timeout>,
     pub instance_type: Option<InstanceType>,
     pub prove: Option<bool>,
 }
@@ -70,6 +71,8 @@ pub(super) struct Image {
     pub ssh_username: Option<String>,
     #[serde(default)]
     pub gate_timeout: Option<Timeout>,
+    #[serde(default)]
+    pub bake_timeout: Option<Timeout>,
     #[serde(default)]
     pub instance_type: Option<InstanceType>,
     #[serde(default)]
@@ -121,6 +124,16 @@ pub(super) struct Target {
     pub encrypt: IndexMap<String, String>,
     #[serde(default)]
     pub deprecate_after: Option<Timeout>,
+    #[serde(default)]
+    pub packer: Option<PackerSettings>,
+}
+
+/// Which packer a target is for.
+#[derive(Debug, serde::Deserialize)]
+pub(super) struct PackerSettings {
+    /// Relative to kiln.yaml.
+    #[serde(default)]
+    pub plugin_path: Option<String>,
 }
 
 /// The builder of packer that makes the image.

@@ -14,6 +14,19 @@ pub enum Event {
     Other(String),
 }
 
+impl Event {
+    /// The event with its text, or each text of it, as `change` makes it.
+    #[must_use]
+    pub fn map(self, change: impl Fn(String) -> String) -> Event {
+        match self {
+            Event::Say(text) => Event::Say(change(text)),
+            Event::Error(text) => Event::Error(change(text)),
+            Event::Image(region, id) => Event::Image(region, id),
+            Event::Other(text) => Event::Other(change(text)),
+        }
+    }
+}
+
 /// The values of one line. One line can name images in several regions.
 pub fn parse(line: &str) -> Vec<Event> {
     let fields: Vec<String> = line.split(',').map(unescape).collect();

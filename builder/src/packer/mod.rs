@@ -2,9 +2,11 @@
 //!
 //! - `template`: the JSON it gets. Every version reads that form; HCL2 differs from version to version.
 //! - `version`: which packer there is and whether it can make images of EC2.
+//! - `capabilities`: which keys its builder has.
 //! - `events`: its machine-readable lines as values.
 //! - `scrub`: takes secrets out of what it prints, because not every version does.
 
+pub mod capabilities;
 pub mod events;
 pub mod scrub;
 pub mod template;

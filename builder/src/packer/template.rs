@@ -9,6 +9,8 @@ use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::RUN_TAG;
+use super::capabilities::Key;
+use super::version::Packer;
 use crate::images::Bundle;
 
 /// Where certificate, key and bundle lie on the instance. `bundle.sh` makes it; what is in it is not bundled.
@@ -42,7 +44,7 @@ pub struct Template {
     pub post_processors: Vec<PostProcessor>,
 }
 
-/// The builder `amazon-ebs` or `amazon-instance`. Only keys that 1.6.6 has.
+/// The builder `amazon-ebs` or `amazon-instance`. What is not in every version is optional.
 #[derive(Debug, Serialize)]
 pub struct Builder {
     #[serde(rename = "type")]
@@ -58,7 +60,12 @@ pub struct Builder {
     ssh_timeout: String,
     user_data_file: &'static str,
     temporary_key_pair_name: String,
-    temporary_key_pair_type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temporary_key_pair_type: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata_options: Option<MetadataOptions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    imds_support: Option<&'static str>,
     tags: IndexMap<String, String>,
     run_tags: IndexMap<String, String>,
     /// Of network volumes alone.
@@ -102,6 +109,14 @@ struct Polling {
 struct Encryption {
     encrypt_boot: bool,
     kms_key_id: String,
+}
+
+/// How the instance of the bake answers for its metadata.
+#[derive(Debug, Serialize)]
+struct MetadataOptions {
+    http_endpoint: &'static str,
+    /// A session is needed, which a request that was smuggled in from outside does not get.
+    http_tokens: &'static str,
 }
 
 /// Keys for an API that is not AWS's own.
@@ -193,6 +208,8 @@ pub struct Machine {
     pub key: Option<String>,
     /// How to bundle an image on an instance store; none for one on a network volume.
     pub bundle: Option<Bundle>,
+    /// Who reads this.
+    pub packer: Packer,
 }
 
 impl Machine {
@@ -216,7 +233,10 @@ impl Machine {
             ssh_timeout: if lab { "60s" } else { "10m" }.to_owned(),
             user_data_file: files::USER_DATA,
             temporary_key_pair_name: self.key_pair.clone(),
-            temporary_key_pair_type: "ed25519",
+            temporary_key_pair_type: self.packer.knows(Key::KeyPairType).then_some("ed25519"),
+            metadata_options: (self.packer.knows(Key::MetadataOptions))
+                .then_some(MetadataOptions { http_endpoint: "enabled", http_tokens: "required" }),
+            imds_support: self.packer.knows(Key::ImdsSupport).then_some("v2.0"),
             tags: self.tags.iter().map(|(key, value)| ((*key).to_owned(), literal(value))).collect(),
             run_volume_tags: self.bundle.is_none().then(|| run_tags.clone()),
             run_tags,
@@ -299,6 +319,7 @@ pub fn images_in_manifest(text: &str) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packer::version::Version;
 
     fn machine(api: Api) -> Machine {
         Machine {
@@ -315,11 +336,25 @@ mod tests {
             instance_type: "t3.small".into(),
             ssh_username: "admin".into(),
             bundle: None,
+            packer: Packer::new(Version(1, 6, 6), None),
         }
     }
 
     #[test]
-    fn what_could_remove_an_image_is_for_the_lab_alone() {
+    fn a_version_that_can_asks_for_sessions_of_imds_and_another_is_not_told_the_keys() {
+        let builder = |packer| serde_json::to_value(Machine { packer, ..machine(Api::Aws) }.builder()).unwrap();
+        let current = builder(Packer::new(Version(1, 16, 0), Some(Version(1, 8, 2))));
+        let required = serde_json::json!({"http_endpoint": "enabled", "http_tokens": "required"});
+        assert_eq!((&current["metadata_options"], &current["imds_support"]), (&required, &"v2.0".into()));
+        assert_eq!(current["temporary_key_pair_type"], "ed25519");
+        let old = builder(Packer::new(Version(1, 6, 6), None));
+        assert!(old.get("metadata_options").is_none() && old.get("imds_support").is_none(), "{old}");
+        let oldest = builder(Packer::new(Version(1, 6, 0), None));
+        assert!(oldest.get("temporary_key_pair_type").is_none(), "{oldest}");
+    }
+
+    #[test]
+    fn pain_5_what_could_remove_an_image_in_use_is_for_the_lab_alone() {
         let json = |api| serde_json::to_value(machine(api).builder()).unwrap();
         let lab = json(Api::Lab("http://10.0.0.1:5000".into()));
         assert_eq!((&lab["force_deregister"], &lab["ssh_interface"]), (&true.into(), &"private_ip".into()));

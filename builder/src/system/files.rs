@@ -124,6 +124,37 @@ fn copy_any(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Opens a file to add to, for the owner alone, and makes it where there is none.
+///
+/// # Errors
+/// What the file system answers.
+pub fn private_log(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.append(true).create(true).open(path)
+}
+
+/// Writes every file of a folder anew whose content `change` changes, with the mode it had. Links are left
+/// alone, and so is what lies below `except`.
+///
+/// # Errors
+/// What the file system answers, with the file it was at.
+pub fn rewrite_all(folder: &Path, except: Option<&Path>, change: &dyn Fn(&[u8]) -> Option<Vec<u8>>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        let about = fs::symlink_metadata(&path).map_err(at)?;
+        if about.is_dir() && except != Some(path.as_path()) {
+            rewrite_all(&path, except, change)?;
+        } else if about.is_file()
+            && let Some(content) = change(&fs::read(&path).map_err(at)?)
+        {
+            write(&path, &content, about.permissions().mode() & 0o7777).map_err(at)?;
+        }
+    }
+    Ok(())
+}
+
 /// A file that takes one line after the other and is there up to the last one when the program dies.
 pub struct LineLog(File);
 

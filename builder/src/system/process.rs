@@ -1,6 +1,5 @@
 //! A program that works for minutes, is watched line by line, and must leave nothing behind.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -13,6 +12,7 @@ use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, interval_at, sleep_until};
 
+use super::files;
 use super::follow::Follow;
 
 /// How long a program may clean up after it was asked to end. Packer waits for an instance to be terminated.
@@ -20,8 +20,12 @@ pub const CLEAN_UP: Duration = Duration::from_secs(300);
 /// How often whoever listens gets a turn though no line has come.
 const TICK: Duration = Duration::from_secs(1);
 
+/// The name of a deadline among the signals that end something.
+pub const DEADLINE: &str = "its deadline";
+
 /// The wish of whoever started this program that it ends.
 pub struct Stop {
+    deadline: Option<Instant>,
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
@@ -34,15 +38,25 @@ impl Stop {
     /// When the signals cannot be received.
     pub fn listen() -> io::Result<Stop> {
         Ok(Stop {
+            deadline: None,
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
         })
     }
 
-    /// Waits for a signal and gives its name.
+    /// From now on a deadline, too, is a wish that it ends: once, as a signal that comes then.
+    pub fn after(&mut self, limit: Option<Duration>) {
+        self.deadline = limit.map(|limit| Instant::now() + limit);
+    }
+
+    /// Waits for a signal or the deadline and gives its name.
     pub async fn requested(&mut self) -> &'static str {
         tokio::select! {
+            () = wait_until(self.deadline) => {
+                self.deadline = None;
+                DEADLINE
+            }
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.hangup.recv() => "SIGHUP",
@@ -90,7 +104,7 @@ impl Program<'_> {
         hear: &mut dyn FnMut(Option<String>),
     ) -> io::Result<Ended> {
         let (program, arguments) = self.words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-        let output = File::options().append(true).create(true).open(self.output)?;
+        let output = files::private_log(self.output)?;
         let mut command = Command::new(program);
         command.args(arguments).current_dir(self.folder).process_group(0);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
@@ -186,9 +200,14 @@ mod tests {
     use super::*;
 
     fn run(script: &str, meanwhile: fn(u32)) -> (Ended, Vec<String>) {
+        run_within(None, script, meanwhile)
+    }
+
+    fn run_within(limit: Option<Duration>, script: &str, meanwhile: fn(u32)) -> (Ended, Vec<String>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut stop = Stop::listen().unwrap();
+            stop.after(limit);
             let words = ["sh", "-c", script].map(str::to_owned);
             let set = [("COLOUR".to_owned(), "blue".to_owned())];
             let folder = tempfile::tempdir().unwrap();
@@ -250,6 +269,16 @@ mod tests {
         let script = "trap 'echo ready $$' TERM; echo ready $$; while :; do sleep 300 & wait; done";
         let (ended, _) = run(script, interrupt_us);
         assert_eq!((ended.status.code(), ended.stopped_by), (None, Some("SIGTERM")), "asked twice, it is killed");
+
+        let script = "trap 'echo cleaning; exit 1' TERM; sleep 300 & wait";
+        let limit = Some(Duration::from_millis(300));
+        let (ended, said) = run_within(limit, script, nothing);
+        assert_eq!((ended.status.code(), ended.stopped_by), (Some(1), Some(DEADLINE)), "late, it is asked to end");
+        assert_eq!(said, ["cleaning"]);
+
+        let script = "trap 'echo ready $$' TERM; while :; do sleep 300 & wait; done";
+        let (ended, _) = run_within(limit, script, interrupt_us);
+        assert_eq!((ended.status.code(), ended.stopped_by), (None, Some(DEADLINE)), "late and asked, it is killed");
     }
 
     #[test]

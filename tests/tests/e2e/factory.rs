@@ -143,7 +143,7 @@ const KILLS: u32 = 6;
 
 #[test]
 #[ignore = "needs the lab: tests/e2e.sh"]
-fn kill_9_at_any_point_leaves_nothing_after_the_next_bake_and_the_image_once() {
+fn pain_2_kill_9_at_any_point_leaves_nothing_after_the_next_bake_and_the_image_once() {
     lab().golden();
     let kills = std::env::var("KILN_KILLS").ok().and_then(|number| number.parse().ok()).unwrap_or(KILLS);
     let project = Project::new(&one("killed"));

@@ -114,7 +114,7 @@ fn puppet_that_fails_to_converge() {
 
 #[test]
 #[ignore = "needs the lab: tests/e2e.sh"]
-fn a_bats_test_that_fails() {
+fn pain_14_a_bats_test_that_fails_and_log_tap_and_journal_are_kept() {
     Broken {
         app: "test-fails",
         more: format!("    tests: [app.bats]\n    user_data: {{{APPLY}}}"),

@@ -13,6 +13,7 @@ mod empty_root;
 mod factory;
 mod gate;
 mod labs;
+mod packer;
 mod phone_home;
 mod pipelines;
 mod proof;

@@ -32,5 +32,6 @@ cp /etc/os-release "$home/report/os-release" 2>/dev/null || true
     fi
 } >"$home/report/packages.tsv" || true
 umask 077
-tar -czf /tmp/kiln-report.tar.gz -C "$home/report" .
+# In this format the times of files keep their fractions of a second.
+tar --format=posix -czf /tmp/kiln-report.tar.gz -C "$home/report" .
 chown "${SUDO_UID:-0}" /tmp/kiln-report.tar.gz

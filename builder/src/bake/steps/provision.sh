@@ -1,6 +1,9 @@
 # Runs the scripts of kiln.yaml in their order.
 [ -z "$failed" ] || exit 0
 export KILN_IMAGE KILN_ROLE KILN_LAYER
+# A timer of the base may install something after its boot: apt waits for it, whoever calls apt.
+echo 'DPkg::Lock::Timeout "600";' >"$home/apt.conf"
+export APT_CONFIG="$home/apt.conf"
 while IFS=$tab read -r script name <&3; do
     phase provision "$name"
     code=0
