@@ -4,10 +4,16 @@ use crate::aws::{Reap, Run, Thing};
 use crate::packer::RUN_TAG;
 
 /// The end of a sentence on something that is gone.
-pub const REMOVED: &str = "kiln removed it";
+const REMOVED: &str = "kiln removed it";
 
-/// Looks for everything of this run and removes it, but for an image that is to stay. The answer has a sentence for each thing, and for
-/// what could not be looked for: none means that the API says that nothing is left.
+/// Whether nothing is left of what these sentences tell.
+pub fn is_settled(told: &[String]) -> bool {
+    told.iter().all(|sentence| sentence.ends_with(REMOVED))
+}
+
+/// Looks for everything of this run and removes it, but for an image that is to stay. The answer has a
+/// sentence for each thing, and for what could not be looked for: none means that the API says that nothing
+/// is left.
 pub async fn remove(api: &impl Reap, run: Run<'_>, keep: Option<&str>) -> Vec<String> {
     let mut told = Vec::new();
     match api.of_run(run).await {
@@ -32,7 +38,8 @@ pub async fn remove(api: &impl Reap, run: Run<'_>, keep: Option<&str>) -> Vec<St
             }
         }
         Err(error) => told.push(format!(
-            "whether something is left cannot be told: {error}; look for the tag {}={}",
+            "whether something is left cannot be told: {error}; the next bake looks again, by the \
+             tag {}={}",
             RUN_TAG, run.id
         )),
     }
@@ -95,5 +102,6 @@ mod tests {
     fn an_api_that_does_not_answer_is_not_nothing_left() {
         let (told, _) = told(Err(()));
         assert!(told[0].contains("cannot be told") && told[0].contains("kiln_run=run"), "{told:?}");
+        assert!(!is_settled(&told));
     }
 }

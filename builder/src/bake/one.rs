@@ -98,15 +98,17 @@ async fn with_lease(
     let entry = entry(&plan, site.place(), &folder);
     session.journal.begin(&entry)?;
     let outcome = run_plan(session, &plan, &work, &folder, stop, progress).await;
-    // What cannot be removed now is told by nobody's failure: the report is there.
-    let _ = files::remove_dir(&work);
     let (outcome, word) = match outcome {
         Ok(image) => {
             let word = format!("done {}", image.id);
             (Ok(Baked { image, report: Some(folder) }), word)
         }
+        // Not over yet: the next bake looks again, by this entry and what lies in the folder.
+        Err(Error::Failed(failure)) if !leftovers::is_settled(&failure.left) => return Err(Error::Failed(failure)),
         Err(error) => (Err(error), "failed".to_owned()),
     };
+    // That the folder cannot be removed is nobody's failure: the report is there.
+    let _ = files::remove_dir(&work);
     session.journal.end(&plan.run.id, &word)?;
     outcome
 }

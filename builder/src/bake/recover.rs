@@ -29,7 +29,7 @@ pub async fn all(session: &Session<'_>, progress: &Progress) -> Result<(), Error
             Ok(lease) => lease.during(&session.site.ec2, settle(&session.site, &entry)).await,
             Err(error) => (None, format!("it cannot be settled now: {error}")),
         };
-        progress.say(&format!("a bake of {} was killed ({}): {told}", entry.image, entry.run));
+        progress.say(&format!("a bake of {} did not come to its end ({}): {told}", entry.image, entry.run));
         if let Some(outcome) = outcome {
             session.journal.end(&entry.run, &outcome)?;
         }
@@ -54,7 +54,7 @@ async fn settle(site: &Site, entry: &Entry) -> (Option<String>, String) {
         return (None, format!("its image cannot be looked for: {error}"));
     }
     let left = leftovers::remove(&site.ec2, run, kept).await;
-    if left.iter().any(|sentence| !sentence.ends_with(leftovers::REMOVED)) {
+    if !leftovers::is_settled(&left) {
         return (None, left.join("; "));
     }
     let _ = files::remove_dir(&work);

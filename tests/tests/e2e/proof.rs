@@ -161,7 +161,7 @@ fn a_bake_that_is_killed_in_its_proof_leaves_no_instance_and_no_image() {
     let text = "defaults: {target: lab, owner: sre, environment: test, ssh_username: admin}
 images:
   golden: {layer: golden, from: {ami: {owners: [\"136693071363\"], name: \"debian-12-amd64-*\"}}}
-  killed: {layer: app, from: golden}
+  shot: {layer: app, from: golden}
   baseless: {layer: golden, from: {ami: {owners: [\"136693071363\"], name: \"plan9-*\"}}}
 targets:
   lab: {kind: amazon-ebs, endpoint: lab}
@@ -176,11 +176,11 @@ targets:
     let alive = || {
         let lab = lab();
         let states = Filter::builder().name("instance-state-name").set_values(Some(vec!["running".into()])).build();
-        let mark = Filter::builder().name("tag:Name").values("kiln bakes killed-proof-*").build();
+        let mark = Filter::builder().name("tag:Name").values("kiln bakes shot-proof-*").build();
         let found = lab.block_on(lab.ec2.describe_instances().filters(states).filters(mark).send()).unwrap();
         found.reservations().iter().flat_map(|reservation| reservation.instances()).count()
     };
-    let mut baking = bake("killed").stdout(Stdio::null()).spawn().unwrap();
+    let mut baking = bake("shot").stdout(Stdio::null()).spawn().unwrap();
     let end = Instant::now() + Duration::from_secs(120);
     while alive() < 2 {
         assert!(Instant::now() < end && baking.try_wait().unwrap().is_none(), "the proof did not begin");
@@ -188,15 +188,15 @@ targets:
     }
     baking.kill().unwrap();
     baking.wait().unwrap();
-    assert!(!listed(folder.path(), &["killed-"]).is_empty(), "there was an image when it was killed");
+    assert!(!listed(folder.path(), &["shot-"]).is_empty(), "there was an image when it was killed");
 
     let settled: Ran = bake("baseless").output().unwrap().into();
-    assert!(settled.stdout.contains("a bake of killed was killed"), "{settled:?}");
+    assert!(settled.stdout.contains("a bake of shot did not come to its end"), "{settled:?}");
     assert!(settled.stdout.contains("nothing vouches for image"), "{settled:?}");
     assert_eq!(alive(), 0, "{settled:?}");
-    assert!(listed(folder.path(), &["killed-"]).is_empty(), "{settled:?}");
+    assert!(listed(folder.path(), &["shot-"]).is_empty(), "{settled:?}");
     let lab = lab();
     let keys = lab.block_on(lab.ec2.describe_key_pairs().send()).unwrap();
-    let keys = keys.key_pairs().iter().filter_map(|key| key.key_name()).filter(|name| name.starts_with("kiln-killed-"));
+    let keys = keys.key_pairs().iter().filter_map(|key| key.key_name()).filter(|name| name.starts_with("kiln-shot-"));
     assert_eq!(keys.count(), 0);
 }
