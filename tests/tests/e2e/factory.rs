@@ -132,7 +132,7 @@ pub(super) fn one(name: &str) -> String {
 
 /// Who is killed.
 #[derive(Clone, Copy, Debug)]
-enum Victim {
+pub(super) enum Victim {
     Kiln,
     Packer,
     Both,
@@ -175,7 +175,7 @@ fn pain_2_kill_9_at_any_point_leaves_nothing_after_the_next_bake_and_the_image_o
     }
 }
 
-fn strike(victim: Victim, kiln: &mut Child, folder: &Path) {
+pub(super) fn strike(victim: Victim, kiln: &mut Child, folder: &Path) {
     if matches!(victim, Victim::Kiln | Victim::Both) {
         let _ = kiln.kill();
     }

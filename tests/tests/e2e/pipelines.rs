@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use kiln_tests::{lab, program, skip};
 use serde_json::Value;
 
-use super::factory::{Project, groups_in, images, left, one};
+use super::factory::{Project, Victim, groups_in, images, left, one, strike};
 
 /// Exit code of tests/buildbot.py where PyPI cannot be reached.
 const CANNOT_REACH: i32 = 77;
@@ -46,8 +46,9 @@ fn two_that_find_one_bake_killed_keep_its_image_and_make_no_other() {
     let before = images("orphan");
     let mut killed = project.command(&["bake", "orphan"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(killed.stdout.take().unwrap()).lines().map(Result::unwrap);
-    assert!(said.any(|line| line.contains("create image")), "the gate has vouched for it then");
-    killed.kill().unwrap();
+    // The gate has vouched for the image, and it is there.
+    assert!(said.any(|line| line.contains(" s  tag")), "the bake came to no end");
+    strike(Victim::Both, &mut killed, project.0.path());
     killed.wait().unwrap();
     let groups = groups_in(project.0.path());
 
@@ -55,6 +56,8 @@ fn two_that_find_one_bake_killed_keep_its_image_and_make_no_other() {
     let ended = [start(), start(), start()].map(|child| child.wait_with_output().unwrap());
     let said = ended.iter().map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).collect::<String>();
     assert!(ended.iter().all(|output| output.status.success()), "{said}");
+    // One of them vouches for it; the others wait and do not take it away meanwhile.
+    assert_eq!(said.matches("\"event\":\"unchanged\"").count(), 3, "{said}");
     assert_eq!(images("orphan"), before + 1, "{said}");
     assert_eq!(left("orphan", &groups), Vec::<String>::new(), "{said}");
 }
