@@ -6,6 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use crate::error::{Doing, Error, Result};
 use crate::paths::Paths;
 use crate::system::pids::Identity;
@@ -17,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What was found and removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reaped {
-    /// Daemon and API emulator.
+    /// Daemon, API emulator, and what ran in the lab's network.
     pub processes: usize,
     /// Machines that still ran.
     pub machines: usize,
@@ -62,6 +64,7 @@ pub fn everything(paths: &Paths) -> Result<Reaped> {
     }
     cgroup::remove(&above).doing(doing)?;
     reaped.mounts = unmount(&paths.disks())?;
+    reaped.processes += inhabitants(paths)?;
     reaped.namespaces = namespaces(paths)?;
     for folder in [paths.disks(), paths.run()] {
         files::remove_tree(&folder).doing(|| format!("cannot remove {}", folder.display()))?;
@@ -97,16 +100,33 @@ fn unmount(folder: &Path) -> Result<usize> {
     }
 }
 
+/// Ends whatever still talks to the lab from inside its network, such as packer: once the network has gone its
+/// calls would neither be answered nor refused, and it would wait for ever. Not whoever asks for this.
+fn inhabitants(paths: &Paths) -> Result<usize> {
+    let doing = || format!("cannot end what runs in the network of lab {}", paths.name());
+    let ours = Identity::ours();
+    let mut ended = 0;
+    for namespace in own_namespaces(paths)? {
+        for process in netns::members(&namespace).doing(doing)?.iter().filter(|process| !ours.contains(process)) {
+            ended += usize::from(process.signal(Signal::SIGKILL));
+            process.wait_gone(PATIENCE);
+        }
+    }
+    Ok(ended)
+}
+
 fn namespaces(paths: &Paths) -> Result<usize> {
     let doing = || format!("cannot remove the network namespaces of lab {}", paths.name());
-    let all = files::entries(&Paths::namespaces()).doing(doing)?;
-    let mine = all
-        .iter()
-        .filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| paths.owns_namespace(name)));
-    let mut removed = 0;
-    for namespace in mine {
+    let mine = own_namespaces(paths)?;
+    for namespace in &mine {
         netns::remove(namespace).doing(doing)?;
-        removed += 1;
     }
-    Ok(removed)
+    Ok(mine.len())
+}
+
+fn own_namespaces(paths: &Paths) -> Result<Vec<PathBuf>> {
+    let doing = || format!("cannot look for the network namespaces of lab {}", paths.name());
+    let mut all = files::entries(&Paths::namespaces()).doing(doing)?;
+    all.retain(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| paths.owns_namespace(name)));
+    Ok(all)
 }

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use kiln_tests::{kiln, run};
+use kiln_tests::{kiln, program, run};
 
 const NAME: &str = "e2e-victim";
 
@@ -40,10 +40,16 @@ fn a_lab_that_is_killed_is_reaped_by_the_next_start_and_one_that_is_down_leaves_
     start_a_machine();
     assert!(traces().contains("systemd-nspawn"), "{}", traces());
 
+    // What talks to the lab as packer does: without its network it would wait for an answer for ever.
+    let exec = ["lab", "exec", "--name", NAME, "--", "sleep", "3600"];
+    let mut inside = Command::new(program()).args(exec).spawn().unwrap();
     // Everything but the machine, which is then nobody's.
     run(Command::new("/bin/sh").args(["-c", "pkill -9 -f '[k]iln lab.*e2e-victim|[e]mulator.py.*e2e-victim'"]));
     let again = kiln(&["lab", "up", "--name", NAME]);
     assert!(again.ok(), "{again:?}");
+    let ended = inside.try_wait().unwrap();
+    let _ = inside.kill();
+    assert!(ended.is_some_and(|status| !status.success()), "what ran in the dead lab's network runs on: {ended:?}");
     assert!(!traces().contains("systemd-nspawn"), "{}", traces());
     start_a_machine();
     let down = kiln(&["lab", "down", "--name", NAME]);

@@ -40,6 +40,16 @@ impl Identity {
         started(&stat).map(|start| Identity { pid, start })
     }
 
+    /// This process and those that it was started by.
+    pub fn ours() -> Vec<Identity> {
+        let start = i32::try_from(std::process::id()).ok();
+        let parent = |pid: &i32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok().filter(|parent| *parent > 0)
+        };
+        std::iter::successors(start, parent).filter_map(Identity::of).collect()
+    }
+
     /// Reads what [`Identity::record`] wrote; none when the file is not there or is not one.
     pub fn recorded(path: &Path) -> Option<Identity> {
         parse(&fs::read_to_string(path).ok()?)
