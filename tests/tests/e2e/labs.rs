@@ -1,7 +1,8 @@
 //! A lab leaves nothing behind, however it ends.
 
-use std::process::Command;
-use std::time::Duration;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use kiln_tests::{kiln, program, run};
 
@@ -41,15 +42,18 @@ fn a_lab_that_is_killed_is_reaped_by_the_next_start_and_one_that_is_down_leaves_
     assert!(traces().contains("systemd-nspawn"), "{}", traces());
 
     // What talks to the lab as packer does: without its network it would wait for an answer for ever.
-    let exec = ["lab", "exec", "--name", NAME, "--", "sleep", "3600"];
-    let mut inside = Command::new(program()).args(exec).spawn().unwrap();
+    let exec = ["lab", "exec", "--name", NAME, "--", "sh", "-c", "echo inside; exec sleep 3600"];
+    let mut inside = Command::new(program()).args(exec).stdout(Stdio::piped()).spawn().unwrap();
+    BufReader::new(inside.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
     // Everything but the machine, which is then nobody's.
     run(Command::new("/bin/sh").args(["-c", "pkill -9 -f '[k]iln lab.*e2e-victim|[e]mulator.py.*e2e-victim'"]));
     let again = kiln(&["lab", "up", "--name", NAME]);
     assert!(again.ok(), "{again:?}");
-    let ended = inside.try_wait().unwrap();
-    let _ = inside.kill();
-    assert!(ended.is_some_and(|status| !status.success()), "what ran in the dead lab's network runs on: {ended:?}");
+    let end = Instant::now() + Duration::from_secs(10);
+    while inside.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < end, "what ran in the dead lab's network runs on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     assert!(!traces().contains("systemd-nspawn"), "{}", traces());
     start_a_machine();
     let down = kiln(&["lab", "down", "--name", NAME]);
