@@ -10,7 +10,7 @@ use kiln_schema::status::{Stage, State, Status};
 use kiln_schema::yaml::Node;
 
 use crate::cloud_init;
-use crate::config::Config;
+use crate::config::{Config, OwnFiles};
 use crate::context::Context;
 use crate::datasources::{self, Instance, Search};
 use crate::ending;
@@ -83,14 +83,15 @@ pub fn boot(system: &System, only: Option<Stage>) -> io::Result<Status> {
 
 fn run_stage(system: &System, report: &Report, stage: Stage) -> io::Result<()> {
     let deadline = Instant::now() + allowance(stage);
-    match find_instance(system, report, stage, deadline) {
-        Ok(Some(instance)) => run_handlers(system, report, stage, instance, deadline),
+    let own = OwnFiles::read(system);
+    match find_instance(system, report, stage, &own, deadline) {
+        Ok(Some(instance)) => run_handlers(system, report, stage, own, instance, deadline),
         // The source needs the network; the next stage asks it.
         Ok(None) => Ok(()),
         Err(finding) => {
             report.diagnostics(vec![*finding])?;
             // The machine still needs host keys and its default user, so that someone can log in and look.
-            run_handlers(system, report, stage, Instance::new(datasources::NONE, datasources::NONE), deadline)
+            run_handlers(system, report, stage, own, Instance::new(datasources::NONE, datasources::NONE), deadline)
         }
     }
 }
@@ -100,17 +101,17 @@ fn find_instance(
     system: &System,
     report: &Report,
     stage: Stage,
+    own: &OwnFiles,
     deadline: Instant,
 ) -> Result<Option<Instance>, Box<Diagnostic>> {
     let known = system.read(paths::INSTANCE).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     if known.is_some() && report.look(|status| status.instance_id.is_some()) {
         return Ok(known);
     }
-    let image = Config::of_image(system);
-    match datasources::search(system, image.agent.datasource.as_deref(), stage, deadline) {
+    match datasources::search(system, own.datasources().as_deref(), stage, deadline) {
         Search::Found(instance) => Ok(Some(*instance)),
         Search::Later => {
-            network::before_the_source(system, &image.root, report);
+            network::before_the_source(system, &own.root, report);
             Ok(None)
         }
         Search::None(why) => Err(Box::new(Diagnostic::error("datasource", why))),
@@ -121,6 +122,7 @@ fn run_handlers(
     system: &System,
     report: &Report,
     stage: Stage,
+    own: OwnFiles,
     instance: Instance,
     deadline: Instant,
 ) -> io::Result<()> {
@@ -132,7 +134,7 @@ fn run_handlers(
         Stage::Local => None,
         Stage::Init | Stage::Final => Some(Includes::new(system, &instance.id, deadline)),
     };
-    let config = Config::load(system, &instance, includes.as_ref().map(|includes| includes as &dyn Fetch));
+    let config = Config::over(own, system, &instance, includes.as_ref().map(|includes| includes as &dyn Fetch));
     let mut findings = config.diagnostics.clone();
     findings.extend(config.check_handlers());
     config.apply_strictness(&mut findings);

@@ -54,6 +54,32 @@ pub struct Config {
     pub left_out: Vec<Diagnostic>,
 }
 
+/// The agent's own files, and what ranks below them: all that holds whatever the instance is.
+#[derive(Clone, Debug)]
+pub struct OwnFiles {
+    /// Every file merged.
+    pub root: Node,
+    /// Keys that external handlers own.
+    external: Vec<String>,
+    diagnostics: Vec<Diagnostic>,
+    left_out: Vec<Diagnostic>,
+}
+
+impl OwnFiles {
+    /// Reads them.
+    pub fn read(system: &System) -> Self {
+        let of_cloud_init = settings::read(system);
+        let mut diagnostics = of_cloud_init.errors;
+        let root = files(system, of_cloud_init.root, &mut diagnostics);
+        OwnFiles { root, external: external::names(system), diagnostics, left_out: of_cloud_init.left_out }
+    }
+
+    /// The datasources to ask without detection.
+    pub fn datasources(&self) -> Option<Vec<String>> {
+        yaml::read::<AgentKeys>(&self.root, "").value?.datasource
+    }
+}
+
 impl Config {
     /// Reads the agent's files and the instance's documents, and checks every key.
     ///
@@ -62,13 +88,15 @@ impl Config {
     ///
     /// Documents that these include are got by the fetcher; without one they are left out.
     pub fn load(system: &System, instance: &Instance, fetcher: Option<&dyn Fetch>) -> Self {
+        Self::over(OwnFiles::read(system), system, instance, fetcher)
+    }
+
+    /// The same, where the agent's files have been read already.
+    pub fn over(own: OwnFiles, system: &System, instance: &Instance, fetcher: Option<&dyn Fetch>) -> Self {
+        let OwnFiles { root: files, external, mut diagnostics, left_out } = own;
         let variables = || instance_data::variables(system, instance);
         let surroundings = Surroundings { variables: Some(&variables), launch_index: instance.launch_index, fetcher };
         let user_data = userdata::parse("user-data", &instance.user_data, &surroundings);
-        let mut diagnostics = Vec::new();
-        let of_cloud_init = settings::read(system);
-        diagnostics.extend(of_cloud_init.errors);
-        let files = files(system, of_cloud_init.root, &mut diagnostics);
         let mut vendor_data = if refuses_vendor_data(&user_data.config).or(refuses_vendor_data(&files)) == Some(true) {
             UserData::empty("vendor-data")
         } else {
@@ -84,9 +112,8 @@ impl Config {
         diagnostics.extend(vendor_data.diagnostics);
         diagnostics.extend(user_data.diagnostics);
         diagnostics.extend(instance.findings.iter().cloned());
-        let left_out = of_cloud_init.left_out;
         let mut config = Config { root, agent: AgentKeys::default(), scripts, diagnostics, left_out };
-        config.check(&external::names(system));
+        config.check(&external);
         config
     }
 
