@@ -213,6 +213,11 @@ fn inputs(
     // What the image's tags say of its weaknesses must be true of it.
     let weaknesses = format!("{} {}", recipe.prove, names::skipped(&recipe.seal).unwrap_or_default());
     settings.add("weaknesses", weaknesses.as_bytes());
+    // So must what they say of its release: a new version is a new image, though nothing else may have changed.
+    let Recipe { version, build, release, environment, owner, .. } = recipe;
+    for said in [Some(version), Some(build), release.as_ref(), Some(environment), owner.as_ref()] {
+        settings.add("release", said.map_or("", String::as_str).as_bytes());
+    }
     inputs.put("settings", settings);
     let mut kiln = Content::default();
     steps::scripts().for_each(|(name, text)| kiln.add(name, text.as_bytes()));
@@ -428,6 +433,16 @@ pub(super) mod tests {
     fn check(port: &str) -> crate::images::Assertion {
         let (name, arguments) = (format!("port {port} listens"), vec![port.to_owned()]);
         crate::images::Assertion { name, function: "port_listens", arguments, within: None }
+    }
+
+    #[test]
+    fn a_new_version_makes_another_image() {
+        let packer = Packer::new(Version(1, 6, 6), None);
+        let inputs_of = |version: &str| {
+            let recipe = Recipe { version: version.into(), ..recipe() };
+            inputs(&recipe, &golden(), None, &documents(&recipe, true), &packer).unwrap()
+        };
+        assert_eq!(inputs_of("2").changed_since(&inputs_of("1").tag()), ["settings"]);
     }
 
     #[test]
