@@ -332,6 +332,12 @@ fn a_password_beside_a_mistake_is_not_quoted() {
         let said = error.unwrap_err().to_string();
         assert!(said.contains("<secret>") && !said.contains("tulip42"), "{said}");
     }
+    // Where nobody can tell what is a value, no line is quoted.
+    for mistake in ["user_data: {password: tulip42, a: [}", "user_data:\n      chpasswd: {list: \"ann:tulip42}"] {
+        let said = load(&format!("images:\n  a:\n    {mistake}\n")).unwrap_err().to_string();
+        assert!(said.starts_with("kiln.yaml:") && said.contains("not valid YAML"), "{said}");
+        assert!(!said.contains("tulip42"), "{said}");
+    }
     let unknown = load("images: {a: {layer: app, form: b, user_data: {chpasswd: {list: \"ann:tulip42\"}}}}");
     assert!(!unknown.unwrap_err().to_string().contains("tulip42"));
 }
