@@ -307,6 +307,10 @@ fn every_mistake_is_answered_at_its_place() {
             target("region: us-east-1, encrypt: {us-east-1: alias/aws/ebs}, share_with: ['111122223333']"),
             "targets.t.encrypt.us-east-1: what is encrypted with alias/aws/ebs cannot be shared",
         ),
+        (
+            "targets: {t: {kind: amazon-instance, region: us-east-1, encrypt: {us-east-1: alias/ours}}}".into(),
+            "targets.t.encrypt: images on an instance store cannot be encrypted with a key",
+        ),
         (target("deprecate_after: 90"), "targets.t.deprecate_after: `90` has no unit"),
         (
             "defaults: {target: lb}\ntargets: {lab: {kind: amazon-ebs, endpoint: lab}}".into(),
