@@ -162,15 +162,17 @@ fn by_id<'a>(images: &'a [Logical], home: &str, id: &str) -> Option<&'a Logical>
     images.iter().find(there).or_else(|| images.iter().find(|image| image.places.values().any(|at| at.id == id)))
 }
 
-/// The image that a name stands for: what came last and may be promoted, or what the parameter has.
+/// The image that a name stands for: what came last and may be promoted, or what the parameter has. One that is
+/// not where images are baked is no candidate: another target made it, or its original is gone.
 fn newest<'a>(images: &'a [Logical], home: &str, to: Stage, current: Option<&str>) -> Option<&'a Logical> {
     let stage = |image: &&Logical| image.tag(home, rules::STAGE_TAG).to_owned();
+    let mut here = images.iter().filter(|image| image.places.contains_key(home));
     match to {
         Stage::Production => {
-            let canary = images.iter().rfind(|image| stage(image) == Stage::Canary.name());
+            let canary = here.rfind(|image| stage(image) == Stage::Canary.name());
             canary.or_else(|| by_id(images, home, current?))
         }
-        _ => images.iter().rfind(|image| stage(image) != Stage::Retired.name()),
+        _ => here.rfind(|image| stage(image) != Stage::Retired.name()),
     }
 }
 

@@ -185,6 +185,14 @@ fn an_image_that_is_not_everywhere_is_promoted_nowhere() {
     assert_eq!((state(&world), world.writes.get()), (before, 0));
 }
 
+#[test]
+fn a_name_stands_for_no_image_that_is_not_where_images_are_baked() {
+    let world = world(&[]);
+    world.images.borrow_mut().remove(&("home", "c".to_owned()));
+    let moved = promote(&world, None, Stage::Canary, false).unwrap();
+    assert_eq!(moved.name, "b", "c was made elsewhere, or its original is gone");
+}
+
 /// Runs it with each of its writes failing, alone or with all after it, and once more: it ends as if nothing
 /// had failed.
 fn is_completed(prepare: impl Fn() -> Rc<World>, act: impl Fn(&Rc<World>) -> Result<Moved, Error>) {
