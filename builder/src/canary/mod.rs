@@ -34,6 +34,9 @@ pub struct Record {
     pub before: i64,
     /// How that version is named where it is used: a number, `$Latest` or `$Default`.
     pub by: String,
+    /// The group that tries it, if it is one: others may launch by the same template, in a way of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// When it began: instances from before are none of it.
     pub began: jiff::Timestamp,
 }
@@ -59,7 +62,9 @@ pub async fn start(site: &Site, which: &Which, image: (&str, &str)) -> Told {
 
 async fn start_at(fleet: &impl Fleet, groups: &impl Scaling, place: &Place, (id, name): (&str, &str)) -> Told {
     let template = &place.template;
-    let record = match place.record()? {
+    let begun = place.record()?;
+    let cut_short = begun.is_some();
+    let record = match begun {
         Some(record) if record.image != id => {
             let other = record.image;
             return Err(Error::Refused(format!(
@@ -76,6 +81,7 @@ async fn start_at(fleet: &impl Fleet, groups: &impl Scaling, place: &Place, (id,
                 image: id.to_owned(),
                 before: used.number,
                 by: place.by.clone(),
+                group: place.group.clone(),
                 began: jiff::Timestamp::now(),
             };
             // Before anything changes: the way back must be known.
@@ -84,7 +90,7 @@ async fn start_at(fleet: &impl Fleet, groups: &impl Scaling, place: &Place, (id,
         }
     };
     let latest = place.used(fleet, "$Latest").await?;
-    let number = match latest.image == id && latest.number != record.before {
+    let number = match cut_short && latest.image == id && latest.number != record.before {
         // A start that was cut short made it.
         true => latest.number,
         false => fleet.add_version(&template.id, record.before, Some(id), &format!("kiln canary {name}")).await?,

@@ -88,7 +88,7 @@ impl Fleet for Account {
 
 impl Scaling for Account {
     async fn group(&self, name: &str) -> Result<Option<Group>, ApiError> {
-        let template = (name == "fleet").then(|| ("lt-1".to_owned(), self.by.borrow().clone()));
+        let template = ["fleet", "other"].contains(&name).then(|| ("lt-1".to_owned(), self.by.borrow().clone()));
         let group = Group { template, mixed: self.mixed, unhealthy: vec![] };
         Ok((name != "nobody").then_some(group))
     }
@@ -164,6 +164,32 @@ fn one_image_at_a_time_is_tried() {
     run(keep(&account, &fleet(&account))).unwrap();
     let error = run(start_at(&account, &account, &fleet(&account), ("ami-new", "web-2"))).unwrap_err().to_string();
     assert!(error.contains("launches ami-new already"), "{error}");
+}
+
+#[test]
+fn a_canary_of_one_group_is_none_of_another_that_launches_by_the_same_template() {
+    let account = Account::new("1");
+    run(start_at(&account, &account, &fleet(&account), ("ami-new", "web-2"))).unwrap();
+    let next = account.next();
+    for other in [Which::Group("other".into()), Which::Template("web".into())] {
+        let place = find(&account, other).unwrap();
+        for told in
+            [run(start_at(&account, &account, &place, ("ami-new", "web-2"))), run(stop_at(&account, &account, &place))]
+        {
+            let error = told.unwrap_err().to_string();
+            assert!(error.contains("is that of auto scaling group fleet: name it"), "{error}");
+        }
+    }
+    assert_eq!(account.next(), next, "nothing was changed");
+    run(stop_at(&account, &account, &fleet(&account))).unwrap();
+}
+
+#[test]
+fn a_version_that_somebody_else_made_is_not_taken_for_that_of_the_canary() {
+    let account = Account::new("$Default");
+    account.versions.borrow_mut().push("ami-new".to_owned());
+    let told = run(start_at(&account, &account, &fleet(&account), ("ami-new", "web-2"))).unwrap();
+    assert!(told.contains("version 4 of launch template web, before it version 1"), "{told}");
 }
 
 #[test]
