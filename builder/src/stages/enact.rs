@@ -31,11 +31,14 @@ impl Act {
         Act { record: format!("{word} by {who} at {at}{colon}{why}"), values: [who, at, why] }
     }
 
-    /// Done before and not completed: its record stays.
+    /// Done before and not completed: its record stays, and the tags are to say what it says.
     pub fn again(version: Option<&Version>) -> Act {
         let record = version.map(|version| version.record.clone()).unwrap_or_default();
         let word = if record.starts_with(ROLLED_BACK) { ROLLED_BACK } else { rules::PROMOTED };
-        Act { record: record.clone(), ..Act::new(word, Some(&record)) }
+        let told = record.strip_prefix(word).and_then(|rest| rest.strip_prefix(" by ")?.split_once(" at "));
+        let Some((who, rest)) = told else { return Act { record, ..Act::new(word, None) } };
+        let (at, why) = rest.split_once(": ").unwrap_or((rest, ""));
+        Act { values: [who, at, why].map(str::to_owned), record }
     }
 
     fn tags(&self, keys: [&str; 3]) -> impl Iterator<Item = (String, String)> {

@@ -243,6 +243,22 @@ fn a_promotion_that_was_cut_short_anywhere_is_completed_by_the_same_again() {
 }
 
 #[test]
+fn what_is_completed_later_is_recorded_as_it_was_begun() {
+    let world = b_in_production();
+    // The parameter is written where images are baked, and nothing else.
+    world.fails.set(Some((world.writes.get() + 1, true)));
+    assert!(!rollback(&world, None).unwrap().is_complete());
+    world.fails.set(None);
+    assert!(rollback(&world, None).unwrap().is_complete());
+    let record = world.parameters.borrow()[&("home", rules::parameter("app", Stage::Production))].last().cloned();
+    let images = world.images.borrow();
+    let tag = |key| images[&("far", "b".to_owned())].tag(key).to_owned();
+    assert_eq!((tag("stage"), tag("retired_why")), ("retired".to_owned(), "bad".to_owned()));
+    let told = format!("rolled back by {} at {}: bad", tag("retired_by"), tag("retired_at"));
+    assert_eq!(record.map(|version| version.record), Some(told));
+}
+
+#[test]
 fn a_rollback_that_was_cut_short_anywhere_is_completed_and_goes_no_further() {
     let prepare = || {
         let world = b_in_production();
