@@ -243,6 +243,29 @@ fn a_promotion_that_was_cut_short_anywhere_is_completed_by_the_same_again() {
 }
 
 #[test]
+fn a_rollback_goes_back_from_a_promotion_that_was_cut_short_anywhere() {
+    let prepare = || {
+        let world = b_in_production();
+        promote(&world, Some("c"), Stage::Canary, false).unwrap();
+        world
+    };
+    let good = prepare();
+    let before = good.writes.get();
+    promote(&good, None, Stage::Production, false).unwrap();
+    let writes = good.writes.get() - before;
+    rollback(&good, None).unwrap();
+    for number in 1..writes {
+        let world = prepare();
+        world.fails.set(Some((before + number, true)));
+        assert!(!promote(&world, None, Stage::Production, false).unwrap().is_complete());
+        world.fails.set(None);
+        let moved = rollback(&world, None).unwrap();
+        assert_eq!((moved.name.as_str(), moved.is_complete()), ("b", true), "after write {number}");
+        assert_eq!(state(&world), state(&good), "after write {number}");
+    }
+}
+
+#[test]
 fn what_is_completed_later_is_recorded_as_it_was_begun() {
     let world = b_in_production();
     // The parameter is written where images are baked, and nothing else.
