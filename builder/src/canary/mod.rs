@@ -25,6 +25,9 @@ pub use place::{Place, Which};
 /// The tag on a launch template that has a canary under way.
 const TAG: &str = "kiln_canary";
 
+/// How a launch template names an image by a parameter.
+const BY_PARAMETER: &str = "resolve:ssm:";
+
 /// What is to be known for the way back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -138,9 +141,16 @@ async fn stop_at(fleet: &impl Fleet, groups: &impl Scaling, place: &Place) -> To
     ))
 }
 
-/// Ends a canary that went well: its image stays.
-async fn keep(fleet: &impl Fleet, place: &Place) -> Result<(), Error> {
-    Ok(fleet.mark(&place.template.id, TAG, None).await?)
+/// Ends a canary that went well: its image stays. Where instances took what a parameter has, they are to take that
+/// again once the image is promoted, or no later promotion and no rollback would reach them: the way back stays known
+/// then, and the parameter is answered.
+async fn keep(fleet: &impl Fleet, place: &Place, record: &Record) -> Result<Option<String>, Error> {
+    let before = place.used(fleet, &record.before.to_string()).await?;
+    if let Some(parameter) = before.image.strip_prefix(BY_PARAMETER) {
+        return Ok(Some(parameter.to_owned()));
+    }
+    fleet.mark(&place.template.id, TAG, None).await?;
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -155,13 +155,31 @@ fn a_start_or_stop_that_was_cut_short_is_completed_by_the_next() {
     }
 }
 
+fn keep_now(account: &Account) -> Option<String> {
+    let place = fleet(account);
+    run(keep(account, &place, &place.record().unwrap().unwrap())).unwrap()
+}
+
+#[test]
+fn a_template_that_reads_a_parameter_reads_it_again_after_a_good_canary() {
+    for by in ["$Latest", "$Default", "1"] {
+        let account = Account::new(by);
+        account.versions.borrow_mut().fill("resolve:ssm:/kiln/web/production".to_owned());
+        run(start_at(&account, &account, &fleet(&account), ("ami-new", "web-2"))).unwrap();
+        assert_eq!(keep_now(&account).as_deref(), Some("/kiln/web/production"));
+        assert_eq!(account.next(), "ami-new", "until it is promoted");
+        run(stop_at(&account, &account, &fleet(&account))).unwrap();
+        assert_eq!(account.next(), "resolve:ssm:/kiln/web/production", "{by}");
+    }
+}
+
 #[test]
 fn one_image_at_a_time_is_tried() {
     let account = Account::new("$Default");
     run(start_at(&account, &account, &fleet(&account), ("ami-new", "web-2"))).unwrap();
     let error = run(start_at(&account, &account, &fleet(&account), ("ami-newer", "web-3"))).unwrap_err().to_string();
     assert!(error.contains("auto scaling group fleet tries ami-new already"), "{error}");
-    run(keep(&account, &fleet(&account))).unwrap();
+    assert_eq!(keep_now(&account), None);
     let error = run(start_at(&account, &account, &fleet(&account), ("ami-new", "web-2"))).unwrap_err().to_string();
     assert!(error.contains("launches ami-new already"), "{error}");
 }

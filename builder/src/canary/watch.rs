@@ -41,6 +41,8 @@ pub struct Verdict {
     pub instances: Vec<String>,
     /// What was done about a bad one.
     pub stopped: Option<String>,
+    /// The parameter by which instances took their image before a good one, and are to again.
+    pub parameter: Option<String>,
 }
 
 /// Watches a canary: bad as soon as anything says so, good when the time is over and nothing did. One that
@@ -103,14 +105,14 @@ pub async fn watch(
         Standing::Waiting(why) => (false, format!("{why}, and the time is over")),
         Standing::Bad(why) => (false, why),
     };
-    let mut stopped = None;
+    let (mut stopped, mut parameter) = (None, None);
     if good {
-        keep(&site.ec2, &place).await?;
+        parameter = keep(&site.ec2, &place, &record).await?;
     } else if watch.rollback {
         stopped = Some(stop_at(&site.ec2, &groups, &place).await?);
     }
     let instances = seen.instances.into_iter().map(|instance| instance.id).collect();
-    Ok(Verdict { good, why, image: record.image, instances, stopped })
+    Ok(Verdict { good, why, image: record.image, instances, stopped, parameter })
 }
 
 /// Refuses the canary of another line.

@@ -153,16 +153,22 @@ fn key(path: &Path) -> Result<Vec<u8>, Error> {
 }
 
 fn tell(format: Format, verdict: &Verdict) {
-    let Verdict { good, why, image, instances, stopped } = verdict;
+    let Verdict { good, why, image, instances, stopped, parameter } = verdict;
     if let Format::Json = format {
         let event = json!({
             "event": "verdict", "good": good, "why": why, "image": image, "instances": instances, "stopped": stopped,
+            "parameter": parameter,
         });
         return print(&format!("{event}\n"));
     }
     let mut text = format!("{image} is {}: {why}\n", if *good { "good" } else { "bad" });
     if let Some(stopped) = stopped {
         text += &format!("{stopped}\n");
+    } else if let Some(parameter) = parameter {
+        text += &format!(
+            "its version stays; go on with `kiln promote`, and then `kiln canary stop` has new instances take what \
+             {parameter} has, as before\n"
+        );
     } else if *good {
         text += "its version stays; go on with `kiln promote`\n";
     } else {
