@@ -65,7 +65,6 @@ pub async fn run(file: &Kilnfile, recipe: &Recipe, request: Request, progress: &
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::Lab("to enter a machine of the lab needs root: run kiln with sudo".to_owned()));
     }
-    let mut stop = Stop::listen().map_err(|error| Error::file("cannot listen for signals", error))?;
     let target = Target {
         name: "lab".to_owned(),
         endpoint: Endpoint::Lab,
@@ -105,6 +104,8 @@ pub async fn run(file: &Kilnfile, recipe: &Recipe, request: Request, progress: &
         tags: vec![],
         packer: None,
     };
+    // Before this there is nothing to remove, and whatever is waited for ends with kiln.
+    let mut stop = Stop::listen().map_err(|error| Error::file("cannot listen for signals", error))?;
     session.journal.begin(&entry)?;
     // Never cut short: of a machine whose id nobody has heard, nobody would know that it must be removed.
     let id = launch(&session, &plan, progress).await?;
