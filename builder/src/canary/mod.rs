@@ -17,8 +17,9 @@ pub mod watch;
 use serde::{Deserialize, Serialize};
 
 use crate::aws::{Fleet, Scaling};
-use crate::bake::Error;
+use crate::bake::progress::Progress;
 use crate::bake::site::Site;
+use crate::bake::{Error, lease};
 
 pub use place::{Place, Which};
 
@@ -58,9 +59,21 @@ pub type Told = Result<String, Error>;
 ///
 /// # Errors
 /// When another image is being tried there, and when the API refuses.
-pub async fn start(site: &Site, which: &Which, image: (&str, &str)) -> Told {
-    let place = Place::find(site, which).await?;
-    start_at(&site.ec2, &site.door.groups(&site.region).await, &place, image).await
+pub async fn start(site: &Site, which: &Which, image: (&str, &str), progress: &Progress) -> Told {
+    let groups = site.door.groups(&site.region).await;
+    alone(site, which, progress, async |place| start_at(&site.ec2, &groups, &place, image).await).await
+}
+
+/// Under the lease of the launch template: of two who begin or end a canary there, the second sees what the first did.
+async fn alone<T>(
+    site: &Site,
+    which: &Which,
+    progress: &Progress,
+    work: impl AsyncFnOnce(Place) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let name = format!("kiln-lease-{}-canary", Place::find(site, which).await?.template.id);
+    let lease = lease::hold(&site.ec2, &name, progress).await?;
+    lease.during(&site.ec2, async { work(Place::find(site, which).await?).await }).await
 }
 
 async fn start_at(fleet: &impl Fleet, groups: &impl Scaling, place: &Place, (id, name): (&str, &str)) -> Told {
@@ -110,10 +123,9 @@ async fn start_at(fleet: &impl Fleet, groups: &impl Scaling, place: &Place, (id,
 ///
 /// # Errors
 /// When nothing is being tried there, and when the API refuses.
-pub async fn stop(site: &Site, which: &Which) -> Told {
-    let place = Place::find(site, which).await?;
+pub async fn stop(site: &Site, which: &Which, progress: &Progress) -> Told {
     let groups = site.door.groups(&site.region).await;
-    stop_at(&site.ec2, &groups, &place).await
+    alone(site, which, progress, async |place| stop_at(&site.ec2, &groups, &place).await).await
 }
 
 async fn stop_at(fleet: &impl Fleet, groups: &impl Scaling, place: &Place) -> Told {

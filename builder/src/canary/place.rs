@@ -98,6 +98,17 @@ impl Place {
         )))
     }
 
+    /// That this is being tried here.
+    ///
+    /// # Errors
+    /// When it is not any more: what is there then is not to be ended.
+    pub(super) fn still(&self, record: &Record) -> Result<(), Error> {
+        match self.record()? {
+            Some(now) if now == *record => Ok(()),
+            _ => Err(Error::Refused(format!("somebody else has ended the canary of {} in {self}", record.image))),
+        }
+    }
+
     /// That nothing is being tried here.
     pub(super) fn nothing(&self) -> Error {
         Error::Refused(format!("no canary is under way in {self}; begin one with `kiln canary start`"))

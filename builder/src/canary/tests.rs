@@ -185,6 +185,20 @@ fn one_image_at_a_time_is_tried() {
 }
 
 #[test]
+fn a_canary_that_somebody_else_ended_is_not_ended_again() {
+    let account = Account::new("$Default");
+    let start = |id| run(start_at(&account, &account, &fleet(&account), (id, "web"))).unwrap();
+    start("ami-new");
+    let watched = fleet(&account).record().unwrap().unwrap();
+    fleet(&account).still(&watched).unwrap();
+    run(stop_at(&account, &account, &fleet(&account))).unwrap();
+    assert!(fleet(&account).still(&watched).is_err());
+    start("ami-newer");
+    let error = fleet(&account).still(&watched).unwrap_err().to_string();
+    assert!(error.contains("somebody else has ended the canary of ami-new in auto scaling group fleet"), "{error}");
+}
+
+#[test]
 fn a_canary_of_one_group_is_none_of_another_that_launches_by_the_same_template() {
     let account = Account::new("1");
     run(start_at(&account, &account, &fleet(&account), ("ami-new", "web-2"))).unwrap();

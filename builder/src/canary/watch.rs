@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::judge::{Seen, Standing, judge};
-use super::{Place, Record, Which, keep, receiver, stop_at};
+use super::{Place, Record, Which, alone, keep, receiver, stop_at};
 use crate::aws::{self, FindImages, Fleet, ImageQuery, Scaling};
 use crate::bake::Error;
 use crate::bake::progress::Progress;
@@ -106,10 +106,17 @@ pub async fn watch(
         Standing::Bad(why) => (false, why),
     };
     let (mut stopped, mut parameter) = (None, None);
-    if good {
-        parameter = keep(&site.ec2, &place, &record).await?;
-    } else if watch.rollback {
-        stopped = Some(stop_at(&site.ec2, &groups, &place).await?);
+    if good || watch.rollback {
+        // Long after the first look: whatever is tried there now may be another.
+        let ended = alone(site, which, progress, async |place| {
+            place.still(&record)?;
+            match good {
+                true => parameter = keep(&site.ec2, &place, &record).await?,
+                false => stopped = Some(stop_at(&site.ec2, &groups, &place).await?),
+            }
+            Ok(())
+        });
+        ended.await.map_err(|error| Error::Refused(format!("{why}, but {error}")))?;
     }
     let instances = seen.instances.into_iter().map(|instance| instance.id).collect();
     Ok(Verdict { good, why, image: record.image, instances, stopped, parameter })

@@ -124,13 +124,13 @@ async fn start(file: &Path, args: StartArgs) -> Result<String, Error> {
     let file = images::load(file)?;
     let site = Site::open(file.target(args.target.as_deref())?).await?;
     let (_, image) = line::find(&file, &site, &args.image).await?;
-    canary::start(&site, &args.whose.which(), (&image.id, &image.name)).await
+    canary::start(&site, &args.whose.which(), (&image.id, &image.name), &Progress::new(Format::Text)).await
 }
 
 async fn stop(file: &Path, args: StopArgs) -> Result<String, Error> {
     let file = images::load(file)?;
     let site = Site::open(file.target(args.target.as_deref())?).await?;
-    canary::stop(&site, &args.whose.which()).await
+    canary::stop(&site, &args.whose.which(), &Progress::new(Format::Text)).await
 }
 
 async fn watch(file: &Path, args: WatchArgs) -> Result<Verdict, Error> {
