@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::aws::Ami;
-use crate::bake::Error;
 use crate::bake::many::{self, End, Summary, Wanted};
 use crate::bake::progress::Progress;
 use crate::bake::session::Session;
+use crate::bake::{Error, recover};
 use crate::stages::rules::{STAGE_TAG, Stage};
 use crate::stages::{self, Promotion};
 use crate::system::process::Stop;
@@ -33,6 +33,9 @@ pub async fn run(
     stage: Option<Stage>,
     progress: &Progress,
 ) -> Result<Report, Error> {
+    // Before signals are listened to: what a dead bake left may take minutes, and one that comes then is to end kiln and
+    // not to be forgotten until all has been baked.
+    recover::all(session, progress).await?;
     let mut stop = Stop::listen().map_err(|error| Error::file("cannot listen for signals", error))?;
     let summary = many::bake(session, wanted, parallel, progress).await?;
     let mut promoted = Vec::new();

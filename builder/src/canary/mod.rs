@@ -17,13 +17,17 @@ pub mod watch;
 use serde::{Deserialize, Serialize};
 
 use crate::aws::{Fleet, Scaling};
-use crate::bake::Error;
+use crate::bake::progress::Progress;
 use crate::bake::site::Site;
+use crate::bake::{Error, lease};
 
 pub use place::{Place, Which};
 
 /// The tag on a launch template that has a canary under way.
 const TAG: &str = "kiln_canary";
+
+/// How a launch template names an image by a parameter.
+const BY_PARAMETER: &str = "resolve:ssm:";
 
 /// What is to be known for the way back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +38,9 @@ pub struct Record {
     pub before: i64,
     /// How that version is named where it is used: a number, `$Latest` or `$Default`.
     pub by: String,
+    /// The group that tries it, if it is one: others may launch by the same template, in a way of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// When it began: instances from before are none of it.
     pub began: jiff::Timestamp,
 }
@@ -52,14 +59,28 @@ pub type Told = Result<String, Error>;
 ///
 /// # Errors
 /// When another image is being tried there, and when the API refuses.
-pub async fn start(site: &Site, which: &Which, image: (&str, &str)) -> Told {
-    let place = Place::find(site, which).await?;
-    start_at(&site.ec2, &site.door.groups(&site.region).await, &place, image).await
+pub async fn start(site: &Site, which: &Which, image: (&str, &str), progress: &Progress) -> Told {
+    let groups = site.door.groups(&site.region).await;
+    alone(site, which, progress, async |place| start_at(&site.ec2, &groups, &place, image).await).await
+}
+
+/// Under the lease of the launch template: of two who begin or end a canary there, the second sees what the first did.
+async fn alone<T>(
+    site: &Site,
+    which: &Which,
+    progress: &Progress,
+    work: impl AsyncFnOnce(Place) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let name = format!("kiln-lease-{}-canary", Place::find(site, which).await?.template.id);
+    let lease = lease::hold(&site.ec2, &name, progress).await?;
+    lease.during(&site.ec2, async { work(Place::find(site, which).await?).await }).await
 }
 
 async fn start_at(fleet: &impl Fleet, groups: &impl Scaling, place: &Place, (id, name): (&str, &str)) -> Told {
     let template = &place.template;
-    let record = match place.record()? {
+    let begun = place.record()?;
+    let cut_short = begun.is_some();
+    let record = match begun {
         Some(record) if record.image != id => {
             let other = record.image;
             return Err(Error::Refused(format!(
@@ -76,6 +97,7 @@ async fn start_at(fleet: &impl Fleet, groups: &impl Scaling, place: &Place, (id,
                 image: id.to_owned(),
                 before: used.number,
                 by: place.by.clone(),
+                group: place.group.clone(),
                 began: jiff::Timestamp::now(),
             };
             // Before anything changes: the way back must be known.
@@ -84,7 +106,7 @@ async fn start_at(fleet: &impl Fleet, groups: &impl Scaling, place: &Place, (id,
         }
     };
     let latest = place.used(fleet, "$Latest").await?;
-    let number = match latest.image == id && latest.number != record.before {
+    let number = match cut_short && latest.image == id && latest.number != record.before {
         // A start that was cut short made it.
         true => latest.number,
         false => fleet.add_version(&template.id, record.before, Some(id), &format!("kiln canary {name}")).await?,
@@ -101,10 +123,9 @@ async fn start_at(fleet: &impl Fleet, groups: &impl Scaling, place: &Place, (id,
 ///
 /// # Errors
 /// When nothing is being tried there, and when the API refuses.
-pub async fn stop(site: &Site, which: &Which) -> Told {
-    let place = Place::find(site, which).await?;
+pub async fn stop(site: &Site, which: &Which, progress: &Progress) -> Told {
     let groups = site.door.groups(&site.region).await;
-    stop_at(&site.ec2, &groups, &place).await
+    alone(site, which, progress, async |place| stop_at(&site.ec2, &groups, &place).await).await
 }
 
 async fn stop_at(fleet: &impl Fleet, groups: &impl Scaling, place: &Place) -> Told {
@@ -132,9 +153,16 @@ async fn stop_at(fleet: &impl Fleet, groups: &impl Scaling, place: &Place) -> To
     ))
 }
 
-/// Ends a canary that went well: its image stays.
-async fn keep(fleet: &impl Fleet, place: &Place) -> Result<(), Error> {
-    Ok(fleet.mark(&place.template.id, TAG, None).await?)
+/// Ends a canary that went well: its image stays. Where instances took what a parameter has, they are to take that
+/// again once the image is promoted, or no later promotion and no rollback would reach them: the way back stays known
+/// then, and the parameter is answered.
+async fn keep(fleet: &impl Fleet, place: &Place, record: &Record) -> Result<Option<String>, Error> {
+    let before = place.used(fleet, &record.before.to_string()).await?;
+    if let Some(parameter) = before.image.strip_prefix(BY_PARAMETER) {
+        return Ok(Some(parameter.to_owned()));
+    }
+    fleet.mark(&place.template.id, TAG, None).await?;
+    Ok(None)
 }
 
 #[cfg(test)]

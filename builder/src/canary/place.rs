@@ -81,14 +81,32 @@ impl Place {
     /// What is being tried here.
     ///
     /// # Errors
-    /// When the record is none of ours.
+    /// When the record is none of ours, and when it is that of another place with the same launch template: the way
+    /// back from there is none from here.
     pub fn record(&self) -> Result<Option<Record>, Error> {
         let Some(text) = self.template.tags.get(TAG) else { return Ok(None) };
-        let record = serde_json::from_str(text);
-        record.map(Some).map_err(|error| {
-            let name = &self.template.name;
+        let name = &self.template.name;
+        let record: Record = serde_json::from_str(text).map_err(|error| {
             Error::Refused(format!("the tag {TAG} of launch template {name} is no record of kiln ({error}): remove it"))
-        })
+        })?;
+        if record.group == self.group {
+            return Ok(Some(record));
+        }
+        let owner = Place { group: record.group, ..self.clone() };
+        Err(Error::Refused(format!(
+            "the canary that is under way by launch template {name} is that of {owner}: name it"
+        )))
+    }
+
+    /// That this is being tried here.
+    ///
+    /// # Errors
+    /// When it is not any more: what is there then is not to be ended.
+    pub(super) fn still(&self, record: &Record) -> Result<(), Error> {
+        match self.record()? {
+            Some(now) if now == *record => Ok(()),
+            _ => Err(Error::Refused(format!("somebody else has ended the canary of {} in {self}", record.image))),
+        }
     }
 
     /// That nothing is being tried here.

@@ -88,7 +88,7 @@ impl Fleet for Account {
 
 impl Scaling for Account {
     async fn group(&self, name: &str) -> Result<Option<Group>, ApiError> {
-        let template = (name == "fleet").then(|| ("lt-1".to_owned(), self.by.borrow().clone()));
+        let template = ["fleet", "other"].contains(&name).then(|| ("lt-1".to_owned(), self.by.borrow().clone()));
         let group = Group { template, mixed: self.mixed, unhealthy: vec![] };
         Ok((name != "nobody").then_some(group))
     }
@@ -155,15 +155,73 @@ fn a_start_or_stop_that_was_cut_short_is_completed_by_the_next() {
     }
 }
 
+fn keep_now(account: &Account) -> Option<String> {
+    let place = fleet(account);
+    run(keep(account, &place, &place.record().unwrap().unwrap())).unwrap()
+}
+
+#[test]
+fn a_template_that_reads_a_parameter_reads_it_again_after_a_good_canary() {
+    for by in ["$Latest", "$Default", "1"] {
+        let account = Account::new(by);
+        account.versions.borrow_mut().fill("resolve:ssm:/kiln/web/production".to_owned());
+        run(start_at(&account, &account, &fleet(&account), ("ami-new", "web-2"))).unwrap();
+        assert_eq!(keep_now(&account).as_deref(), Some("/kiln/web/production"));
+        assert_eq!(account.next(), "ami-new", "until it is promoted");
+        run(stop_at(&account, &account, &fleet(&account))).unwrap();
+        assert_eq!(account.next(), "resolve:ssm:/kiln/web/production", "{by}");
+    }
+}
+
 #[test]
 fn one_image_at_a_time_is_tried() {
     let account = Account::new("$Default");
     run(start_at(&account, &account, &fleet(&account), ("ami-new", "web-2"))).unwrap();
     let error = run(start_at(&account, &account, &fleet(&account), ("ami-newer", "web-3"))).unwrap_err().to_string();
     assert!(error.contains("auto scaling group fleet tries ami-new already"), "{error}");
-    run(keep(&account, &fleet(&account))).unwrap();
+    assert_eq!(keep_now(&account), None);
     let error = run(start_at(&account, &account, &fleet(&account), ("ami-new", "web-2"))).unwrap_err().to_string();
     assert!(error.contains("launches ami-new already"), "{error}");
+}
+
+#[test]
+fn a_canary_that_somebody_else_ended_is_not_ended_again() {
+    let account = Account::new("$Default");
+    let start = |id| run(start_at(&account, &account, &fleet(&account), (id, "web"))).unwrap();
+    start("ami-new");
+    let watched = fleet(&account).record().unwrap().unwrap();
+    fleet(&account).still(&watched).unwrap();
+    run(stop_at(&account, &account, &fleet(&account))).unwrap();
+    assert!(fleet(&account).still(&watched).is_err());
+    start("ami-newer");
+    let error = fleet(&account).still(&watched).unwrap_err().to_string();
+    assert!(error.contains("somebody else has ended the canary of ami-new in auto scaling group fleet"), "{error}");
+}
+
+#[test]
+fn a_canary_of_one_group_is_none_of_another_that_launches_by_the_same_template() {
+    let account = Account::new("1");
+    run(start_at(&account, &account, &fleet(&account), ("ami-new", "web-2"))).unwrap();
+    let next = account.next();
+    for other in [Which::Group("other".into()), Which::Template("web".into())] {
+        let place = find(&account, other).unwrap();
+        for told in
+            [run(start_at(&account, &account, &place, ("ami-new", "web-2"))), run(stop_at(&account, &account, &place))]
+        {
+            let error = told.unwrap_err().to_string();
+            assert!(error.contains("is that of auto scaling group fleet: name it"), "{error}");
+        }
+    }
+    assert_eq!(account.next(), next, "nothing was changed");
+    run(stop_at(&account, &account, &fleet(&account))).unwrap();
+}
+
+#[test]
+fn a_version_that_somebody_else_made_is_not_taken_for_that_of_the_canary() {
+    let account = Account::new("$Default");
+    account.versions.borrow_mut().push("ami-new".to_owned());
+    let told = run(start_at(&account, &account, &fleet(&account), ("ami-new", "web-2"))).unwrap();
+    assert!(told.contains("version 4 of launch template web, before it version 1"), "{told}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::judge::{Seen, Standing, judge};
-use super::{Place, Record, Which, keep, receiver, stop_at};
+use super::{Place, Record, Which, alone, keep, receiver, stop_at};
 use crate::aws::{self, FindImages, Fleet, ImageQuery, Scaling};
 use crate::bake::Error;
 use crate::bake::progress::Progress;
@@ -41,6 +41,8 @@ pub struct Verdict {
     pub instances: Vec<String>,
     /// What was done about a bad one.
     pub stopped: Option<String>,
+    /// The parameter by which instances took their image before a good one, and are to again.
+    pub parameter: Option<String>,
 }
 
 /// Watches a canary: bad as soon as anything says so, good when the time is over and nothing did. One that
@@ -103,14 +105,21 @@ pub async fn watch(
         Standing::Waiting(why) => (false, format!("{why}, and the time is over")),
         Standing::Bad(why) => (false, why),
     };
-    let mut stopped = None;
-    if good {
-        keep(&site.ec2, &place).await?;
-    } else if watch.rollback {
-        stopped = Some(stop_at(&site.ec2, &groups, &place).await?);
+    let (mut stopped, mut parameter) = (None, None);
+    if good || watch.rollback {
+        // Long after the first look: whatever is tried there now may be another.
+        let ended = alone(site, which, progress, async |place| {
+            place.still(&record)?;
+            match good {
+                true => parameter = keep(&site.ec2, &place, &record).await?,
+                false => stopped = Some(stop_at(&site.ec2, &groups, &place).await?),
+            }
+            Ok(())
+        });
+        ended.await.map_err(|error| Error::Refused(format!("{why}, but {error}")))?;
     }
     let instances = seen.instances.into_iter().map(|instance| instance.id).collect();
-    Ok(Verdict { good, why, image: record.image, instances, stopped })
+    Ok(Verdict { good, why, image: record.image, instances, stopped, parameter })
 }
 
 /// Refuses the canary of another line.

@@ -124,13 +124,13 @@ async fn start(file: &Path, args: StartArgs) -> Result<String, Error> {
     let file = images::load(file)?;
     let site = Site::open(file.target(args.target.as_deref())?).await?;
     let (_, image) = line::find(&file, &site, &args.image).await?;
-    canary::start(&site, &args.whose.which(), (&image.id, &image.name)).await
+    canary::start(&site, &args.whose.which(), (&image.id, &image.name), &Progress::new(Format::Text)).await
 }
 
 async fn stop(file: &Path, args: StopArgs) -> Result<String, Error> {
     let file = images::load(file)?;
     let site = Site::open(file.target(args.target.as_deref())?).await?;
-    canary::stop(&site, &args.whose.which()).await
+    canary::stop(&site, &args.whose.which(), &Progress::new(Format::Text)).await
 }
 
 async fn watch(file: &Path, args: WatchArgs) -> Result<Verdict, Error> {
@@ -153,16 +153,22 @@ fn key(path: &Path) -> Result<Vec<u8>, Error> {
 }
 
 fn tell(format: Format, verdict: &Verdict) {
-    let Verdict { good, why, image, instances, stopped } = verdict;
+    let Verdict { good, why, image, instances, stopped, parameter } = verdict;
     if let Format::Json = format {
         let event = json!({
             "event": "verdict", "good": good, "why": why, "image": image, "instances": instances, "stopped": stopped,
+            "parameter": parameter,
         });
         return print(&format!("{event}\n"));
     }
     let mut text = format!("{image} is {}: {why}\n", if *good { "good" } else { "bad" });
     if let Some(stopped) = stopped {
         text += &format!("{stopped}\n");
+    } else if let Some(parameter) = parameter {
+        text += &format!(
+            "its version stays; go on with `kiln promote`, and then `kiln canary stop` has new instances take what \
+             {parameter} has, as before\n"
+        );
     } else if *good {
         text += "its version stays; go on with `kiln promote`\n";
     } else {

@@ -65,7 +65,6 @@ pub async fn run(file: &Kilnfile, recipe: &Recipe, request: Request, progress: &
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::Lab("to enter a machine of the lab needs root: run kiln with sudo".to_owned()));
     }
-    let mut stop = Stop::listen().map_err(|error| Error::file("cannot listen for signals", error))?;
     let target = Target {
         name: "lab".to_owned(),
         endpoint: Endpoint::Lab,
@@ -105,21 +104,39 @@ pub async fn run(file: &Kilnfile, recipe: &Recipe, request: Request, progress: &
         tags: vec![],
         packer: None,
     };
+    // Before this there is nothing to remove, and whatever is waited for ends with kiln.
+    let mut stop = Stop::listen().map_err(|error| Error::file("cannot listen for signals", error))?;
     session.journal.begin(&entry)?;
-    let mut instance = None;
+    // Never cut short: of a machine whose id nobody has heard, nobody would know that it must be removed.
+    let id = launch(&session, &plan, progress).await?;
     let outcome = tokio::select! {
-        outcome = judge(&session, &plan, &folder, &mut instance, progress) => outcome,
+        outcome = judge(&plan, &folder, &id, progress) => outcome,
         name = stop.requested() => Err(failure(&plan, &folder, format!("interrupted by {name}"), vec![])),
     };
     let _ = files::remove_dir(&work);
-    if let Some(id) = instance {
-        session.site.ec2.terminate(&id).await?;
-        within(&site::lab_access()?.machine(&id), |machine| machine.wait(Until::Gone, REMOVAL)).await?;
+    let removed = remove(&session.site, &id).await;
+    if removed.is_ok() {
+        session.journal.end(&plan.run.id, if outcome.is_ok() { "passed" } else { "failed" })?;
     }
-    session.journal.end(&plan.run.id, if outcome.is_ok() { "passed" } else { "failed" })?;
-    let message = outcome?;
-    progress.passed(&plan.base.id, &message, &folder.display().to_string());
-    Ok(())
+    match (outcome, removed) {
+        // What the gate said is not to be lost over it.
+        (Err(Error::Failed(mut failure)), Err(why)) => {
+            failure.left.push(format!("instance {id} may still be there: {why}"));
+            Err(Error::Failed(failure))
+        }
+        (outcome, removed) => {
+            let message = outcome?;
+            removed?;
+            progress.passed(&plan.base.id, &message, &folder.display().to_string());
+            Ok(())
+        }
+    }
+}
+
+/// Removes the machine and waits until it is gone.
+async fn remove(site: &Site, id: &str) -> Result<(), Error> {
+    site.ec2.terminate(id).await?;
+    within(&site::lab_access()?.machine(id), |machine| machine.wait(Until::Gone, REMOVAL)).await.map(drop)
 }
 
 /// The image to launch; none for the base, which the plan finds as that of a bake does.
@@ -139,16 +156,8 @@ async fn image(site: &Site, recipe: &Recipe, start: &Start) -> Result<Option<Ami
     found.map(Some)
 }
 
-/// From the launch to what the gate says, in one sentence. The instance is told as soon as it is known.
-async fn judge(
-    session: &Session<'_>,
-    plan: &Plan,
-    folder: &Path,
-    instance: &mut Option<String>,
-    progress: &Progress,
-) -> Result<String, Error> {
-    let work = folder.join(report::WORK);
-    report::clear(folder)?;
+/// Launches the machine and gives its id.
+async fn launch(session: &Session<'_>, plan: &Plan, progress: &Progress) -> Result<String, Error> {
     progress.phase(Phase::Launch, &format!("{} ({})", plan.base.name, plan.base.id));
     let new = NewInstance {
         image: plan.base.id.clone(),
@@ -159,12 +168,17 @@ async fn judge(
             (RUN_TAG.to_owned(), plan.run.id.clone()),
         ],
     };
-    let id = session.site.ec2.launch(&new).await?;
-    *instance = Some(id.clone());
+    Ok(session.site.ec2.launch(&new).await?)
+}
+
+/// From the machine's boot to what the gate says, in one sentence.
+async fn judge(plan: &Plan, folder: &Path, id: &str, progress: &Progress) -> Result<String, Error> {
+    let work = folder.join(report::WORK);
+    report::clear(folder)?;
     files::private_dir(&work).map_err(|error| Error::file(work.display(), error))?;
     stage::stage(plan, &work)?;
-    let machine = site::lab_access()?.machine(&id);
-    progress.phase(Phase::Connect, &id);
+    let machine = site::lab_access()?.machine(id);
+    progress.phase(Phase::Connect, id);
     let payload = work.join(names::PAYLOAD);
     usable(&machine).await?;
     within(&machine, move |machine| machine.put(&payload, steps::PAYLOAD, COPY)).await?;

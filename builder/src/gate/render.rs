@@ -5,8 +5,7 @@
 //! shell does, puts a name between double quotes, and takes `# skip` in one for a directive.
 
 use std::collections::HashSet;
-
-use kiln_schema::duration;
+use std::time::Duration;
 
 use crate::images::Assertion;
 
@@ -31,7 +30,7 @@ pub fn bats(assertions: &[Assertion]) -> String {
             }
             unique = format!("{plain} ({number})");
         }
-        let within = assertion.within.map(|within| format!("eventually {} ", duration::show(within).replace(' ', "")));
+        let within = assertion.within.map(|within| format!("eventually {} ", time(within)));
         let arguments: String = assertion.arguments.iter().map(|argument| format!(" {}", word(argument))).collect();
         let (within, function) = (within.unwrap_or_default(), assertion.function);
         text.push_str(&format!("\n@test \"{unique}\" {{\n    {within}{function}{arguments}\n}}\n"));
@@ -43,6 +42,18 @@ pub fn bats(assertions: &[Assertion]) -> String {
 fn name(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || " ._/:@+,=?&*~-[]()".contains(c);
     text.chars().map(|c| if plain(c) { c } else { '_' }).collect()
+}
+
+/// A length of time in the units of the library.
+fn time(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let parts = [
+        (seconds / 3600, "h"),
+        (seconds % 3600 / 60, "m"),
+        (seconds % 60, "s"),
+        (u64::from(span.subsec_millis()), "ms"),
+    ];
+    parts.into_iter().filter(|(number, _)| *number > 0).map(|(number, unit)| format!("{number}{unit}")).collect()
 }
 
 /// One word of bash on one line.
@@ -64,7 +75,7 @@ fn word(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use kiln_schema::duration;
 
     use super::*;
     use crate::system::files;
@@ -91,6 +102,24 @@ mod tests {
              @test \"/a is _b_\" {\n    file_is '/a' 'it'\\''s'\n}\n\n\
              @test \"/a is _b_ (2)\" {\n    file_is '/a' $'b\\n'\n}\n"
         );
+    }
+
+    #[test]
+    fn a_time_is_written_as_the_library_reads_it_and_whole() {
+        for (milliseconds, expected) in [
+            (500, "500ms"),
+            (1500, "1s500ms"),
+            (30_000, "30s"),
+            (60_500, "1m500ms"),
+            (5_415_000, "1h30m15s"),
+            (90_000_000, "25h"),
+        ] {
+            let mut port = assertion("port", "port_listens", &["80"]);
+            port.within = Some(Duration::from_millis(milliseconds));
+            let text = bats(&[port]);
+            assert!(text.contains(&format!("    eventually {expected} port_listens '80'\n")), "{text}");
+            assert_eq!(duration::parse(expected), Ok(Duration::from_millis(milliseconds)));
+        }
     }
 
     /// Texts that would be code, were they not data.

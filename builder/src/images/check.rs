@@ -106,7 +106,7 @@ impl<'a> Checker<'a> {
         }
         let [account_id, s3_bucket, cert, key, instance_profile] = keys.map(|(_, value)| value.clone());
         let (account_id, cert, key) = (account_id?, cert?, key?);
-        if account_id.len() != 12 || !account_id.bytes().all(|byte| byte.is_ascii_digit()) {
+        if !is_account(&account_id) {
             self.report(
                 &[at[0], at[1], Key("account_id")],
                 format!("`{account_id}` is no account: write its 12 digits in quotes"),

@@ -2,7 +2,7 @@
 
 use super::Distribution;
 use super::check::{Checker, Item, Key, is_account};
-use super::types::Target;
+use super::types::{Kind, Target};
 
 /// The key that AWS makes for an account. What is encrypted with it cannot be shared.
 const AWS_KEY: &str = "alias/aws/ebs";
@@ -35,6 +35,9 @@ impl Checker<'_> {
                 let at = [Key("targets"), Key(name), Key("share_with"), Item(index)];
                 self.report(&at, format!("`{account}` is no account: write its 12 digits in quotes"));
             }
+        }
+        if target.kind == Kind::AmazonInstance && !target.encrypt.is_empty() {
+            self.report(&at("encrypt"), "images on an instance store cannot be encrypted with a key: leave this out");
         }
         let first = target.region.as_ref().or(target.regions.first()).or(default_region);
         for (region, key) in &target.encrypt {

@@ -14,7 +14,7 @@ const LONGEST_NAME: usize = 128;
 /// One try to make an image, told from every other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunId {
-    /// A tag on all that is made on the way, and the name of the key pair.
+    /// A tag on all that is made on the way, the name of the key pair, and a part of the name of a lease.
     pub id: String,
     /// The full name of the new image.
     pub image_name: String,
@@ -29,7 +29,9 @@ impl RunId {
     /// When the name of the image is longer than EC2 allows.
     pub fn new(recipe: &Recipe) -> Result<RunId, String> {
         let timestamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
-        let id = format!("kiln-{}-{timestamp}-{:x}", recipe.slug(), std::process::id());
+        // No name of an image has a slash, and a launch template, as which a lease is held, may have one.
+        let label = recipe.label.replace(':', "/");
+        let id = format!("kiln-{label}-{timestamp}-{:x}", std::process::id());
         Ok(RunId { id, image_name: name(recipe, &timestamp)?, timestamp })
     }
 }
@@ -185,6 +187,15 @@ pub(crate) mod tests {
         let long = Recipe { version: "1".repeat(100), ..recipe() };
         let error = name(&long, "20261124T134418Z").unwrap_err();
         assert!(error.contains("has 136 characters and EC2 takes 128"), "{error}");
+    }
+
+    #[test]
+    fn the_id_of_a_run_can_stand_in_the_name_of_a_lease() {
+        let variant = Recipe { label: "my_app:arm64:ebs".into(), ..recipe() };
+        let id = RunId::new(&variant).unwrap().id;
+        assert!(id.starts_with("kiln-my_app/arm64/ebs-"), "{id}");
+        // What EC2 takes in the name of a launch template, which a lease is.
+        assert!(id.chars().all(|c| c.is_ascii_alphanumeric() || "().-/_".contains(c)), "{id}");
     }
 
     #[test]

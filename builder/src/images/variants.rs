@@ -142,7 +142,7 @@ impl Kilnfile {
 }
 
 impl Recipe {
-    /// The label where a colon is not allowed. No name of an image has a plus.
+    /// The label in the name of a folder. No name of an image has a plus.
     pub fn slug(&self) -> String {
         self.label.replace(':', "+")
     }

@@ -9,6 +9,9 @@ use crate::bake::progress::Progress;
 use crate::images::base;
 use crate::journal::{self, Journal};
 
+/// The API's words for an error of its own, which does not say that nothing was done.
+const ITS_OWN: [&str; 4] = ["InternalError", "InternalFailure", "ServiceUnavailable", "Unavailable"];
+
 /// Where copies are written down before they are ordered.
 pub struct Ledger<'a> {
     /// The journal of this machine.
@@ -136,9 +139,10 @@ async fn copy(
             Ok(id)
         }
         Err(error) => {
-            // What the API refused, with its word for it, is over. Whether an order arrived that it did not
-            // answer, the token will tell.
-            if error.reason.split_once(": ").is_some_and(|(word, _)| !word.contains(' ')) {
+            // What the API refused, with its word for it, is over. Whether an order was taken that it did not
+            // answer, or of which it lost track itself, the token will tell.
+            let word = error.reason.split_once(": ").map(|(word, _)| word).filter(|word| !word.contains(' '));
+            if word.is_some_and(|word| !ITS_OWN.contains(&word)) {
                 tokens.ended(&token, "refused")?;
             }
             Err(error.into())

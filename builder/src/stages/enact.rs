@@ -31,11 +31,19 @@ impl Act {
         Act { record: format!("{word} by {who} at {at}{colon}{why}"), values: [who, at, why] }
     }
 
-    /// Done before and not completed: its record stays.
+    /// Done before and not completed: its record stays, and the tags are to say what it says.
     pub fn again(version: Option<&Version>) -> Act {
         let record = version.map(|version| version.record.clone()).unwrap_or_default();
         let word = if record.starts_with(ROLLED_BACK) { ROLLED_BACK } else { rules::PROMOTED };
-        Act { record: record.clone(), ..Act::new(word, Some(&record)) }
+        let told = record.strip_prefix(word).and_then(|rest| rest.strip_prefix(" by ")?.split_once(" at "));
+        let Some((who, rest)) = told else { return Act { record, ..Act::new(word, None) } };
+        let (at, why) = rest.split_once(": ").unwrap_or((rest, ""));
+        Act { values: [who, at, why].map(str::to_owned), record }
+    }
+
+    /// Whether it goes back.
+    pub fn is_rollback(&self) -> bool {
+        self.record.starts_with(ROLLED_BACK)
     }
 
     fn tags(&self, keys: [&str; 3]) -> impl Iterator<Item = (String, String)> {
@@ -150,7 +158,7 @@ pub(super) async fn enact<P: Parameters>(
     let tagged =
         join_all(places.images.iter().zip(&places.parameters).map(async |((region, api), (_, parameters))| {
             // Tags come last: as long as they differ, the next run knows that something is to be done.
-            if act.record.starts_with(ROLLED_BACK) {
+            if act.is_rollback() {
                 leave_canary(parameters, line, region, &changes, &place(region), act).await?;
             }
             for (image, stage) in &changes {
@@ -227,7 +235,7 @@ fn labels(image: &Logical, stage: Stage, home: &str, chosen: bool, act: &Act) ->
     let mut labels = BTreeMap::from([(STAGE_TAG.to_owned(), stage.name().to_owned())]);
     let keys = match stage {
         _ if chosen && act.record.starts_with(rules::PROMOTED) => PROMOTED,
-        Stage::Retired if act.record.starts_with(ROLLED_BACK) => RETIRED,
+        Stage::Retired if act.is_rollback() => RETIRED,
         _ => return labels,
     };
     // A run that was cut short has said it where images are baked: all regions are to say the same.

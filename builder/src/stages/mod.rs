@@ -120,7 +120,7 @@ async fn rollback_in(
     site: &str,
     progress: &Progress,
 ) -> Result<Moved, Error> {
-    let images = line::images(&places.images, line).await?;
+    let mut images = line::images(&places.images, line).await?;
     let history = places.parameters[0].1.history(&rules::parameter(line, Stage::Production)).await?;
     let stack = rules::stack(&history);
     let Some((current, before)) = stack.split_last() else {
@@ -131,10 +131,14 @@ async fn rollback_in(
         && to.is_none_or(|id| now.places.values().any(|image| image.id == id))
         && !enact::is_enacted(places, line, &images, now, &history).await?
     {
-        // Going on from here would skip an image.
         progress.say(&format!("the last move, to {}, was cut short; completing it", now.name));
         let act = enact::Act::again(history.last());
-        return enact::enact(places, line, &images, now, Stage::Production, &act).await;
+        let moved = enact::enact(places, line, &images, now, Stage::Production, &act).await?;
+        // Where that was a rollback, going on from here would skip an image.
+        if act.is_rollback() || to.is_some() {
+            return Ok(moved);
+        }
+        images = line::images(&places.images, line).await?;
     }
     let image = |id: &str| by_id(&images, &places.home, id);
     let chosen = match (to, before.last()) {
@@ -162,15 +166,17 @@ fn by_id<'a>(images: &'a [Logical], home: &str, id: &str) -> Option<&'a Logical>
     images.iter().find(there).or_else(|| images.iter().find(|image| image.places.values().any(|at| at.id == id)))
 }
 
-/// The image that a name stands for: what came last and may be promoted, or what the parameter has.
+/// The image that a name stands for: what came last and may be promoted, or what the parameter has. One that is
+/// not where images are baked is no candidate: another target made it, or its original is gone.
 fn newest<'a>(images: &'a [Logical], home: &str, to: Stage, current: Option<&str>) -> Option<&'a Logical> {
     let stage = |image: &&Logical| image.tag(home, rules::STAGE_TAG).to_owned();
+    let mut here = images.iter().filter(|image| image.places.contains_key(home));
     match to {
         Stage::Production => {
-            let canary = images.iter().rfind(|image| stage(image) == Stage::Canary.name());
+            let canary = here.rfind(|image| stage(image) == Stage::Canary.name());
             canary.or_else(|| by_id(images, home, current?))
         }
-        _ => images.iter().rfind(|image| stage(image) != Stage::Retired.name()),
+        _ => here.rfind(|image| stage(image) != Stage::Retired.name()),
     }
 }
 

@@ -185,6 +185,14 @@ fn an_image_that_is_not_everywhere_is_promoted_nowhere() {
     assert_eq!((state(&world), world.writes.get()), (before, 0));
 }
 
+#[test]
+fn a_name_stands_for_no_image_that_is_not_where_images_are_baked() {
+    let world = world(&[]);
+    world.images.borrow_mut().remove(&("home", "c".to_owned()));
+    let moved = promote(&world, None, Stage::Canary, false).unwrap();
+    assert_eq!(moved.name, "b", "c was made elsewhere, or its original is gone");
+}
+
 /// Runs it with each of its writes failing, alone or with all after it, and once more: it ends as if nothing
 /// had failed.
 fn is_completed(prepare: impl Fn() -> Rc<World>, act: impl Fn(&Rc<World>) -> Result<Moved, Error>) {
@@ -232,6 +240,45 @@ fn a_promotion_that_was_cut_short_anywhere_is_completed_by_the_same_again() {
         world
     };
     is_completed(prepare, |world| promote(world, None, Stage::Production, false));
+}
+
+#[test]
+fn a_rollback_goes_back_from_a_promotion_that_was_cut_short_anywhere() {
+    let prepare = || {
+        let world = b_in_production();
+        promote(&world, Some("c"), Stage::Canary, false).unwrap();
+        world
+    };
+    let good = prepare();
+    let before = good.writes.get();
+    promote(&good, None, Stage::Production, false).unwrap();
+    let writes = good.writes.get() - before;
+    rollback(&good, None).unwrap();
+    for number in 1..writes {
+        let world = prepare();
+        world.fails.set(Some((before + number, true)));
+        assert!(!promote(&world, None, Stage::Production, false).unwrap().is_complete());
+        world.fails.set(None);
+        let moved = rollback(&world, None).unwrap();
+        assert_eq!((moved.name.as_str(), moved.is_complete()), ("b", true), "after write {number}");
+        assert_eq!(state(&world), state(&good), "after write {number}");
+    }
+}
+
+#[test]
+fn what_is_completed_later_is_recorded_as_it_was_begun() {
+    let world = b_in_production();
+    // The parameter is written where images are baked, and nothing else.
+    world.fails.set(Some((world.writes.get() + 1, true)));
+    assert!(!rollback(&world, None).unwrap().is_complete());
+    world.fails.set(None);
+    assert!(rollback(&world, None).unwrap().is_complete());
+    let record = world.parameters.borrow()[&("home", rules::parameter("app", Stage::Production))].last().cloned();
+    let images = world.images.borrow();
+    let tag = |key| images[&("far", "b".to_owned())].tag(key).to_owned();
+    assert_eq!((tag("stage"), tag("retired_why")), ("retired".to_owned(), "bad".to_owned()));
+    let told = format!("rolled back by {} at {}: bad", tag("retired_by"), tag("retired_at"));
+    assert_eq!(record.map(|version| version.record), Some(told));
 }
 
 #[test]
