@@ -141,17 +141,20 @@ async fn run_plan(
     progress: &Progress,
 ) -> Result<Ami, Error> {
     report::clear(folder)?;
-    files::private_dir(work).map_err(|error| Error::file(work.display(), error))?;
+    // What packer said and fetched for an earlier run must not be heard again.
+    files::remove_dir(work)
+        .and_then(|()| files::private_dir(work))
+        .map_err(|error| Error::file(work.display(), error))?;
     stage::stage(plan, work)?;
     let (watch, ended) = packer::run(session, plan, work, folder, stop, progress).await?;
-    let unpacked = match report::unpack(&plan.recipe.name, work, folder) {
+    let unpacked = match report::unpack(&plan.recipe.name, work, &report::home(work)) {
         // Packer was in the middle of bringing it home.
         Err(_) if ended.stopped_by.is_some() => Ok(false),
         other => other,
     };
     let scrubber = packer::scrubber(&session.site).and_user_data(plan.recipe.user_data.as_ref());
     // Also what was unpacked of an archive that is broken. Whatever comes of it, what is left is removed.
-    let home = report::scrub(work, folder, &scrubber).and(unpacked);
+    let home = report::deliver(work, folder, &scrubber).and(unpacked);
     let mut made = match home {
         Ok(_) => image(session, plan, &watch, &ended, work, folder, stop).await,
         Err(error) => Err((error.to_string(), vec![])),

@@ -30,6 +30,8 @@ use crate::system::process::Stop;
 pub const FOLDER: &str = "proof";
 /// The file of the report.
 pub const REPORT: &str = "proof.json";
+/// What packer has said.
+pub const LOG: &str = "proof.log";
 
 /// What waits on each instance until its boot has its verdict, and takes what it tells of itself.
 const LOOK: &str = include_str!("steps/look.sh");
@@ -94,7 +96,7 @@ pub async fn prove(
     let mut reasons = BTreeMap::new();
     let mut hear =
         |event: Option<&Event>| event.into_iter().for_each(|event| hear_reason(event, &builds, &mut reasons));
-    let ended = packer::follow(session, plan, &work, &folder.join("proof.log"), stop, &mut hear).await;
+    let ended = packer::follow(session, plan, &work, &folder.join(LOG), stop, &mut hear).await;
     if let Some(signal) = ended.map_err(cannot)?.stopped_by {
         return Err((format!("interrupted by {signal}"), vec![]));
     }

@@ -44,9 +44,9 @@ async fn settle(site: &Site, entry: &Entry) -> (Option<String>, String) {
     end_packer(entry.packer, &work).await;
     let security_groups = security_groups(&work, &entry.image);
     // Without its report nobody knows what the gate said.
-    let _ = report::unpack(&entry.image, &work, &entry.report);
+    let _ = report::unpack(&entry.image, &work, &report::home(&work));
     let scrubber = report::and_secrets_of(&work, super::packer::scrubber(site));
-    if let Err(error) = report::scrub(&work, &entry.report, &scrubber) {
+    if let Err(error) = report::deliver(&work, &entry.report, &scrubber) {
         return (None, error.to_string());
     }
     let gated = report::read(&entry.report).is_some_and(|report| report.verdict == Verdict::Passed);
