@@ -99,7 +99,7 @@ async fn with_lease(
 
     let folder = absolute(&report::folder(session.request, &plan.recipe.slug(), &plan.run.timestamp))?;
     // Beside the report and not among temporary files: a later bake needs it if this one is killed.
-    let work = folder.join(report::WORK);
+    let work = report::work(&folder)?;
     let entry = entry(&plan, site.place(), &folder);
     session.journal.begin(&entry)?;
     let outcome = run_plan(session, &plan, &work, &folder, stop, progress).await;

@@ -29,6 +29,21 @@ pub fn folder(request: &Request, image: &str, timestamp: &str) -> PathBuf {
     request.report.clone().unwrap_or_else(default)
 }
 
+/// The folder for packer in that of the report. It is emptied and in the end taken away, so it must be kiln's own.
+///
+/// # Errors
+/// When somebody else's lies there.
+pub fn work(folder: &Path) -> Result<PathBuf, Error> {
+    let work = folder.join(WORK);
+    let holds_anything = fs::read_dir(&work).is_ok_and(|mut entries| entries.next().is_some());
+    // The template is the first that kiln puts there.
+    if holds_anything && !work.join(names::TEMPLATE).is_file() {
+        let why = "is not of a bake, and kiln would take it away: name another folder with --report";
+        return Err(Error::Refused(format!("{} {why}", work.display())));
+    }
+    Ok(work)
+}
+
 /// Takes away what an earlier run left in the folder: it must not stand for one that brings nothing home.
 ///
 /// # Errors
@@ -177,6 +192,19 @@ mod tests {
             (read("kiln.yaml").as_str(), read("more/own").as_str()),
             ("password: hunter2hunter2", "hunter2hunter2")
         );
+    }
+
+    #[test]
+    fn a_folder_of_somebody_else_is_not_taken_for_packers() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().join(WORK);
+        assert_eq!(work(folder.path()).unwrap(), at);
+        fs::create_dir(&at).unwrap();
+        assert_eq!(work(folder.path()).unwrap(), at);
+        fs::write(at.join("thesis"), "").unwrap();
+        assert!(work(folder.path()).unwrap_err().to_string().contains("name another folder"));
+        fs::write(at.join(names::TEMPLATE), "").unwrap();
+        assert_eq!(work(folder.path()).unwrap(), at);
     }
 
     #[test]
