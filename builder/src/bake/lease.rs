@@ -122,6 +122,7 @@ async fn settle<A: Leases + Reap + FindImages>(api: &A, name: &str, dead: &Held)
     if api.held(name).await?.is_none_or(|now| now.id != dead.id) {
         return Ok(Vec::new());
     }
+    // Without an answer its lease stays, by which the next one finds it.
     let passed = recover::passed(api, dead.tag(NAME)).await?;
     let run = Run { id: dead.tag(RUN), image_name: dead.tag(NAME), security_groups: &[] };
     let left = leftovers::remove(api, run, passed.as_deref()).await;

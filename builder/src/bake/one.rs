@@ -201,7 +201,7 @@ async fn image(
             let tags = entry(plan, String::new(), folder).tags;
             // It may take an hour.
             let adopted = tokio::select! {
-                adopted = recover::image(&session.site, &plan.run.image_name, &tags) => adopted,
+                adopted = recover::image(&session.site, &plan.run.image_name, &tags, |_| true) => adopted,
                 name = stop.requested() => return Err((format!("interrupted by {name}"), vec![])),
             };
             adopted.ok().flatten().ok_or(cause)
