@@ -159,12 +159,24 @@ async fn run_plan(
         Ok(_) => image(session, plan, &watch, &ended, work, folder, stop).await,
         Err(error) => Err((error.to_string(), vec![])),
     };
-    if let Ok(id) = made {
-        made = vouch(session, plan, id, work, folder, stop, progress).await;
+    if let Ok(id) = &made
+        && plan.recipe.prove
+        && let Err(cause) = proof::prove(session, plan, id, work, folder, stop, progress).await
+    {
+        made = Err(cause);
     }
-    if let Err(error) = record::write(plan, &made, watch.seal.as_ref(), &progress.timings(), folder) {
+    let record = |made: &_| record::write(plan, made, watch.seal.as_ref(), &progress.timings(), folder);
+    if let Err(error) = record(&made) {
         // Nobody could tell later what is in it.
         made = made.and(Err((format!("the report cannot be written: {error}"), vec![])));
+    }
+    // The last of all: from here on others build on it, and it is not taken back.
+    if let Ok(id) = &made
+        && let Err(error) = recover::mark_passed(&session.site, id, &entry(plan, String::new(), folder).tags).await
+    {
+        made = Err((format!("{id} was made and cannot be marked as passed: {error}"), vec![]));
+        // If it cannot be written a second time, the cause is told all the same.
+        let _ = record(&made);
     }
     let security_groups = recover::security_groups(work, &plan.recipe.name);
     let run = Run { id: &plan.run.id, image_name: &plan.run.image_name, security_groups: &security_groups };
@@ -208,23 +220,4 @@ async fn image(
         }
         Err(cause) => Err(cause),
     }
-}
-
-/// Proves an image and writes the last word on it; or why it must not count.
-async fn vouch(
-    session: &Session<'_>,
-    plan: &Plan,
-    id: String,
-    work: &Path,
-    folder: &Path,
-    stop: &mut Stop,
-    progress: &Progress,
-) -> Result<String, packer::Cause> {
-    if plan.recipe.prove {
-        proof::prove(session, plan, &id, work, folder, stop, progress).await?;
-    }
-    let tags = entry(plan, String::new(), folder).tags;
-    let marked = recover::mark_passed(&session.site, &id, &tags).await;
-    marked.map_err(|error| (format!("{id} was made and cannot be marked as passed: {error}"), vec![]))?;
-    Ok(id)
 }
