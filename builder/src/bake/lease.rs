@@ -17,6 +17,7 @@ use super::{Error, leftovers, recover};
 use crate::aws::{self, FindImages, Held, Leases, Reap, Run};
 use crate::images::Recipe;
 use crate::images::names::RunId;
+use crate::journal;
 use crate::packer::RUN_TAG;
 
 /// How often the holder gives a sign of life.
@@ -122,6 +123,7 @@ async fn settle<A: Leases + Reap + FindImages>(api: &A, name: &str, dead: &Held)
     if api.held(name).await?.is_none_or(|now| now.id != dead.id) {
         return Ok(Vec::new());
     }
+    // Without an answer its lease stays, by which the next one finds it.
     let passed = recover::passed(api, dead.tag(NAME)).await?;
     let run = Run { id: dead.tag(RUN), image_name: dead.tag(NAME), security_groups: &[] };
     let left = leftovers::remove(api, run, passed.as_deref()).await;
@@ -137,7 +139,7 @@ struct Holder {
 
 impl Holder {
     fn us(run: Option<&RunId>) -> Holder {
-        let boot = boot();
+        let boot = journal::boot();
         let process = i32::try_from(std::process::id()).ok().and_then(Identity::of);
         let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let mut tags = vec![
@@ -156,15 +158,6 @@ impl Holder {
             held.tag(PROCESS).split_once(' ').and_then(|(pid, start)| Some((pid.parse().ok()?, start.parse().ok()?)));
         held.tag(BOOT) == self.boot && numbers.is_some_and(|(pid, start)| !Identity { pid, start }.alive())
     }
-}
-
-/// Where the numbers of processes mean what they mean to us: this boot of the machine, and on it our
-/// container. Workers in two containers have one boot, and neither sees the other's processes.
-fn boot() -> String {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let numbers = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    let namespace: String = numbers.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
-    format!("{}.{namespace}", boot.trim())
 }
 
 /// What came of asking.

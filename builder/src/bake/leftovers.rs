@@ -1,6 +1,7 @@
 //! What a failed bake left in the cloud, found by the API and removed.
 
-use crate::aws::{Reap, Run, Thing};
+use super::recover;
+use crate::aws::{self, FindImages, Reap, Run, Thing};
 use crate::packer::RUN_TAG;
 
 /// The end of a sentence on something that is gone.
@@ -11,14 +12,26 @@ pub fn is_settled(told: &[String]) -> bool {
     told.iter().all(|sentence| sentence.ends_with(REMOVED))
 }
 
-/// Looks for everything of this run and removes it, but for an image that is to stay. The answer has a
+/// Looks for everything of this run and removes it, but for an image that is to stay and for one that has
+/// passed: whoever began in the same second has made an image of the same name. The answer has a
 /// sentence for each thing, and for what could not be looked for: none means that the API says that nothing
 /// is left.
-pub async fn remove(api: &impl Reap, run: Run<'_>, keep: Option<&str>) -> Vec<String> {
+pub async fn remove(api: &(impl Reap + FindImages), run: Run<'_>, keep: Option<&str>) -> Vec<String> {
     let mut told = Vec::new();
     match api.of_run(run).await {
         Ok(mut things) => {
             things.retain(|thing| !matches!(thing, Thing::Image(id, _) if Some(id.as_str()) == keep));
+            let images = things.iter().any(|thing| matches!(thing, Thing::Image(..)));
+            let passed = if images { recover::passed(api, run.image_name).await } else { Ok(None) };
+            match &passed {
+                Ok(passed) => {
+                    things.retain(|thing| !matches!(thing, Thing::Image(id, _) if Some(id) == passed.as_ref()))
+                }
+                Err(error) => {
+                    things.retain(|thing| !matches!(thing, Thing::Image(..)));
+                    told.push(unknown(error, run));
+                }
+            }
             // An instance holds its security group, and its key pair is of use as long as it is there.
             things.sort_by_key(|thing| match thing {
                 Thing::Instance(_) => 0,
@@ -37,13 +50,16 @@ pub async fn remove(api: &impl Reap, run: Run<'_>, keep: Option<&str>) -> Vec<St
                 });
             }
         }
-        Err(error) => told.push(format!(
-            "whether something is left cannot be told: {error}; the next bake looks again, by the \
-             tag {}={}",
-            RUN_TAG, run.id
-        )),
+        Err(error) => told.push(unknown(&error, run)),
     }
     told
+}
+
+fn unknown(error: &aws::Error, run: Run<'_>) -> String {
+    format!(
+        "whether something is left cannot be told: {error}; the next bake looks again, by the tag {RUN_TAG}={}",
+        run.id
+    )
 }
 
 #[cfg(test)]
@@ -51,11 +67,12 @@ mod tests {
     use std::cell::RefCell;
 
     use super::*;
-    use crate::aws::Error;
+    use crate::aws::{Ami, Error, ImageQuery};
 
     struct Cloud {
         things: Result<Vec<Thing>, ()>,
         removed: RefCell<Vec<String>>,
+        passed: Result<Vec<Ami>, ()>,
     }
 
     fn error(call: &'static str) -> Error {
@@ -76,9 +93,19 @@ mod tests {
         }
     }
 
+    impl FindImages for Cloud {
+        async fn find_images(&self, _: &ImageQuery) -> Result<Vec<Ami>, Error> {
+            self.passed.clone().map_err(|()| error("DescribeImages"))
+        }
+    }
+
     fn told(things: Result<Vec<Thing>, ()>) -> (Vec<String>, Vec<String>) {
+        told_where(Ok(vec![]), things)
+    }
+
+    fn told_where(passed: Result<Vec<Ami>, ()>, things: Result<Vec<Thing>, ()>) -> (Vec<String>, Vec<String>) {
         let run = Run { id: "run", image_name: "name", security_groups: &[] };
-        let cloud = Cloud { things, removed: RefCell::default() };
+        let cloud = Cloud { things, removed: RefCell::default(), passed };
         let told = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(remove(&cloud, run, None));
         (told, cloud.removed.into_inner())
     }
@@ -96,6 +123,16 @@ mod tests {
         assert_eq!(removed, ["instance i-1", "security group sg-1", "image ami-1"]);
         assert_eq!(told.len(), 4);
         assert!(told[1].contains("key pair k behind, and it is still there: DeleteKeyPair failed"), "{told:?}");
+    }
+
+    #[test]
+    fn an_image_of_this_name_that_has_passed_is_not_of_the_run_that_failed() {
+        let things = || Ok(vec![Thing::Image("ami-1".into(), vec![]), Thing::Instance("i-1".into())]);
+        let image = Ami { id: "ami-1".into(), ..Ami::default() };
+        assert_eq!(told_where(Ok(vec![image]), things()).1, ["instance i-1"]);
+        let (told, removed) = told_where(Err(()), things());
+        assert_eq!(removed, ["instance i-1"], "whether it has passed is not known");
+        assert!(!is_settled(&told), "{told:?}");
     }
 
     #[test]

@@ -99,7 +99,7 @@ async fn with_lease(
 
     let folder = absolute(&report::folder(session.request, &plan.recipe.slug(), &plan.run.timestamp))?;
     // Beside the report and not among temporary files: a later bake needs it if this one is killed.
-    let work = folder.join(report::WORK);
+    let work = report::work(&folder)?;
     let entry = entry(&plan, site.place(), &folder);
     session.journal.begin(&entry)?;
     let outcome = run_plan(session, &plan, &work, &folder, stop, progress).await;
@@ -141,27 +141,42 @@ async fn run_plan(
     progress: &Progress,
 ) -> Result<Ami, Error> {
     report::clear(folder)?;
-    files::private_dir(work).map_err(|error| Error::file(work.display(), error))?;
+    // What packer said and fetched for an earlier run must not be heard again.
+    files::remove_dir(work)
+        .and_then(|()| files::private_dir(work))
+        .map_err(|error| Error::file(work.display(), error))?;
     stage::stage(plan, work)?;
     let (watch, ended) = packer::run(session, plan, work, folder, stop, progress).await?;
-    let unpacked = match report::unpack(&plan.recipe.name, work, folder) {
+    let unpacked = match report::unpack(&plan.recipe.name, work, &report::home(work)) {
         // Packer was in the middle of bringing it home.
         Err(_) if ended.stopped_by.is_some() => Ok(false),
         other => other,
     };
     let scrubber = packer::scrubber(&session.site).and_user_data(plan.recipe.user_data.as_ref());
     // Also what was unpacked of an archive that is broken. Whatever comes of it, what is left is removed.
-    let home = report::scrub(work, folder, &scrubber).and(unpacked);
+    let home = report::deliver(work, folder, &scrubber).and(unpacked);
     let mut made = match home {
         Ok(_) => image(session, plan, &watch, &ended, work, folder, stop).await,
         Err(error) => Err((error.to_string(), vec![])),
     };
-    if let Ok(id) = made {
-        made = vouch(session, plan, id, work, folder, stop, progress).await;
+    if let Ok(id) = &made
+        && plan.recipe.prove
+        && let Err(cause) = proof::prove(session, plan, id, work, folder, stop, progress).await
+    {
+        made = Err(cause);
     }
-    if let Err(error) = record::write(plan, &made, watch.seal.as_ref(), &progress.timings(), folder) {
+    let record = |made: &_| record::write(plan, made, watch.seal.as_ref(), &progress.timings(), folder);
+    if let Err(error) = record(&made) {
         // Nobody could tell later what is in it.
         made = made.and(Err((format!("the report cannot be written: {error}"), vec![])));
+    }
+    // The last of all: from here on others build on it, and it is not taken back.
+    if let Ok(id) = &made
+        && let Err(error) = recover::mark_passed(&session.site, id, &entry(plan, String::new(), folder).tags).await
+    {
+        made = Err((format!("{id} was made and cannot be marked as passed: {error}"), vec![]));
+        // If it cannot be written a second time, the cause is told all the same.
+        let _ = record(&made);
     }
     let security_groups = recover::security_groups(work, &plan.recipe.name);
     let run = Run { id: &plan.run.id, image_name: &plan.run.image_name, security_groups: &security_groups };
@@ -198,30 +213,11 @@ async fn image(
             let tags = entry(plan, String::new(), folder).tags;
             // It may take an hour.
             let adopted = tokio::select! {
-                adopted = recover::image(&session.site, &plan.run.image_name, &tags) => adopted,
+                adopted = recover::image(&session.site, &plan.run.image_name, &tags, |_| true) => adopted,
                 name = stop.requested() => return Err((format!("interrupted by {name}"), vec![])),
             };
             adopted.ok().flatten().ok_or(cause)
         }
         Err(cause) => Err(cause),
     }
-}
-
-/// Proves an image and writes the last word on it; or why it must not count.
-async fn vouch(
-    session: &Session<'_>,
-    plan: &Plan,
-    id: String,
-    work: &Path,
-    folder: &Path,
-    stop: &mut Stop,
-    progress: &Progress,
-) -> Result<String, packer::Cause> {
-    if plan.recipe.prove {
-        proof::prove(session, plan, &id, work, folder, stop, progress).await?;
-    }
-    let tags = entry(plan, String::new(), folder).tags;
-    let marked = recover::mark_passed(&session.site, &id, &tags).await;
-    marked.map_err(|error| (format!("{id} was made and cannot be marked as passed: {error}"), vec![]))?;
-    Ok(id)
 }

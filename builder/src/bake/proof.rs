@@ -30,6 +30,8 @@ use crate::system::process::Stop;
 pub const FOLDER: &str = "proof";
 /// The file of the report.
 pub const REPORT: &str = "proof.json";
+/// What packer has said.
+pub const LOG: &str = "proof.log";
 
 /// What waits on each instance until its boot has its verdict, and takes what it tells of itself.
 const LOOK: &str = include_str!("steps/look.sh");
@@ -65,10 +67,10 @@ pub fn is_off(tags: &[(String, String)]) -> bool {
 }
 
 /// Whether an image may count: it was proved, as the report at home says, or is not to be.
-pub fn stands(folder: &Path, tags: &[(String, String)]) -> bool {
+pub fn stands(folder: &Path, tags: &[(String, String)], image: &str) -> bool {
     let proved = || {
         let proof: Proof = serde_json::from_slice(&std::fs::read(folder.join(REPORT)).ok()?).ok()?;
-        Some(proof.cause.is_none())
+        Some(proof.cause.is_none() && proof.image == image)
     };
     is_off(tags) || proved() == Some(true)
 }
@@ -94,13 +96,16 @@ pub async fn prove(
     let mut reasons = BTreeMap::new();
     let mut hear =
         |event: Option<&Event>| event.into_iter().for_each(|event| hear_reason(event, &builds, &mut reasons));
-    let ended = packer::follow(session, plan, &work, &folder.join("proof.log"), stop, &mut hear).await;
+    let ended = packer::follow(session, plan, &work, &folder.join(LOG), stop, &mut hear).await;
     if let Some(signal) = ended.map_err(cannot)?.stopped_by {
         return Err((format!("interrupted by {signal}"), vec![]));
     }
+    let scrubber = packer::scrubber(&session.site).and_user_data(plan.recipe.user_data.as_ref());
     let mut instances = Vec::new();
     for build in &builds {
-        let text = std::fs::read(work.join(evidence(build))).ok();
+        // An instance tells of failures in the words of its own programs.
+        let clean = |text: Vec<u8>| scrubber.clean_bytes(&text).unwrap_or(text);
+        let text = std::fs::read(work.join(evidence(build))).ok().map(clean);
         let told = text.as_ref().and_then(|text| serde_json::from_slice::<Evidence>(text).ok());
         if text.is_some() && told.is_none() {
             // Packer's own reason is then that of the last step.
@@ -378,11 +383,12 @@ mod tests {
     fn a_killed_bake_keeps_its_image_only_with_a_proof_that_stands() {
         let folder = tempfile::tempdir().unwrap();
         let off = [(PROOF_TAG.to_owned(), NOT_PROVED.to_owned())];
-        assert!(!stands(folder.path(), &[]) && stands(folder.path(), &off));
+        assert!(!stands(folder.path(), &[], "ami-1") && stands(folder.path(), &off, "ami-1"));
         for (cause, expected) in [(None, true), (Some("two are one".to_owned()), false)] {
             let proof = Proof { schema: 1, cause, image: "ami-1".into(), instances: vec![Some(instance(1)), None] };
             files::write(&folder.path().join(REPORT), &serde_json::to_vec(&proof).unwrap(), 0o644).unwrap();
-            assert_eq!(stands(folder.path(), &[]), expected);
+            assert_eq!(stands(folder.path(), &[], "ami-1"), expected);
+            assert!(!stands(folder.path(), &[], "ami-2"), "the proof is of another image");
         }
     }
 }

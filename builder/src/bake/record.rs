@@ -18,9 +18,10 @@ pub const REPORT: &str = "report.json";
 /// The bill of materials.
 pub const SBOM: &str = "sbom.cdx.json";
 
-/// What the gate brings home for the bill of materials.
-const PACKAGES: &str = "packages.tsv";
-const OS_RELEASE: &str = "os-release";
+/// The packages, which the gate brings home for the bill of materials.
+pub const PACKAGES: &str = "packages.tsv";
+/// What the instance says of its system.
+pub const OS_RELEASE: &str = "os-release";
 
 /// Writes the bill of materials where the instance's packages came home; else there is nothing to tell.
 fn bill_of_materials(plan: &Plan, folder: &Path) -> Result<(), Error> {

@@ -44,14 +44,14 @@ async fn settle(site: &Site, entry: &Entry) -> (Option<String>, String) {
     end_packer(entry.packer, &work).await;
     let security_groups = security_groups(&work, &entry.image);
     // Without its report nobody knows what the gate said.
-    let _ = report::unpack(&entry.image, &work, &entry.report);
+    let _ = report::unpack(&entry.image, &work, &report::home(&work));
     let scrubber = report::and_secrets_of(&work, super::packer::scrubber(site));
-    if let Err(error) = report::scrub(&work, &entry.report, &scrubber) {
+    if let Err(error) = report::deliver(&work, &entry.report, &scrubber) {
         return (None, error.to_string());
     }
     let gated = report::read(&entry.report).is_some_and(|report| report.verdict == Verdict::Passed);
-    let passed = gated && proof::stands(&entry.report, &entry.tags);
-    let image = if passed { image(site, &entry.name, &entry.tags).await } else { Ok(None) };
+    let passed = |id: &str| gated && proof::stands(&entry.report, &entry.tags, id);
+    let image = image(site, &entry.name, &entry.tags, passed).await;
     let kept = image.as_ref().ok().and_then(Option::as_deref);
     let run = Run { id: &entry.run, image_name: &entry.name, security_groups: &security_groups };
     if let Err(error) = &image {
@@ -93,13 +93,20 @@ pub async fn mark_passed(site: &Site, id: &str, tags: &[(String, String)]) -> Re
     site.ec2.tag(id, &last).await
 }
 
-/// The image of this name, available and with all its tags; none when there is no such image.
+/// The image of this name, available and with all its tags; none when there is no such image, or it is not wanted.
 ///
 /// # Errors
 /// When the API does not answer, or the image does not become available.
-pub async fn image(site: &Site, name: &str, tags: &[(String, String)]) -> Result<Option<String>, aws::Error> {
+pub async fn image(
+    site: &Site,
+    name: &str,
+    tags: &[(String, String)],
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Option<String>, aws::Error> {
     let query = ImageQuery { owners: vec!["self".to_owned()], filters: vec![("name".into(), vec![name.to_owned()])] };
-    let Some(image) = site.ec2.find_images(&query).await?.into_iter().next() else { return Ok(None) };
+    let Some(image) = site.ec2.find_images(&query).await?.into_iter().find(|image| wanted(&image.id)) else {
+        return Ok(None);
+    };
     site.ec2.until_available(&image.id).await?;
     let tags: Vec<_> = tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
     site.ec2.tag(&image.id, &tags).await?;

@@ -69,7 +69,8 @@ pub struct Entry {
 pub struct Journal {
     path: PathBuf,
     db: Connection,
-    /// This boot of the machine: a process of another one is dead, whatever has its number now.
+    /// See [`boot`]: a process of another boot is dead, whatever has its number now, and of one in another
+    /// container nothing is known.
     boot: String,
     us: Identity,
 }
@@ -106,7 +107,7 @@ impl Journal {
             tables.commit()
         };
         prepare().map_err(|why: rusqlite::Error| error(why.to_string()))?;
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        let boot = boot();
         let us = i32::try_from(std::process::id()).ok().and_then(Identity::of);
         let us = us.ok_or_else(|| error("/proc does not know this process".to_owned()))?;
         Ok(Journal { path, db, boot, us })
@@ -176,11 +177,14 @@ impl Journal {
             let mut rows = open.query([place])?;
             while let Some(row) = rows.next()? {
                 let owner = Identity { pid: row.get(2)?, start: row.get::<_, i64>(3)?.cast_unsigned() };
-                if row.get::<_, String>(1)? == self.boot && (owner == self.us || owner.alive()) {
+                let boot: String = row.get(1)?;
+                let rebooted = machine_boot(&boot) != machine_boot(&self.boot);
+                // Of one in another container its lease tells whether it lives, to whoever asks for that.
+                let hidden = !rebooted && boot != self.boot && boot != machine_boot(&boot);
+                if hidden || (!rebooted && (owner == self.us || owner.alive())) {
                     continue;
                 }
                 let id: String = row.get(0)?;
-                let rebooted = row.get::<_, String>(1)? != self.boot;
                 self.db.execute(
                     "UPDATE run SET boot = ?2, owner_pid = ?3, owner_start = ?4,
                      packer_pid = iif(?5, NULL, packer_pid) WHERE id = ?1",
@@ -197,6 +201,20 @@ impl Journal {
     fn error(&self, why: &rusqlite::Error) -> Error {
         Error { path: self.path.clone(), why: why.to_string() }
     }
+}
+
+/// Where the numbers of processes mean what they mean to us: this boot of the machine, and on it our
+/// container. Workers in two containers have one boot, and neither sees the other's processes.
+pub fn boot() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let numbers = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let namespace: String = numbers.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
+    format!("{}.{namespace}", boot.trim())
+}
+
+/// The machine's part of it, which is all that entries of older versions have.
+fn machine_boot(boot: &str) -> &str {
+    boot.split_once('.').map_or(boot, |(machine, _)| machine)
 }
 
 fn entry(row: &Row) -> rusqlite::Result<Entry> {
@@ -272,6 +290,18 @@ mod tests {
         journal.started("before", journal.us).unwrap();
         journal.boot = "another".to_owned();
         assert_eq!(journal.adopt("lab").unwrap(), Some(entry("before")));
+    }
+
+    #[test]
+    fn a_bake_in_another_container_is_not_taken_for_dead_because_its_process_is_not_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open_in(folder.path().to_owned()).unwrap();
+        journal.begin(&entry("beside")).unwrap();
+        orphan(&journal, "beside");
+        let ours = std::mem::replace(&mut journal.boot, format!("{}.1", machine_boot(&boot())));
+        assert_eq!(journal.adopt("lab").unwrap(), None);
+        journal.boot = ours;
+        assert_eq!(journal.adopt("lab").unwrap(), Some(entry("beside")));
     }
 
     #[test]

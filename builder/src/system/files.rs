@@ -135,21 +135,41 @@ pub fn private_log(path: &Path) -> io::Result<File> {
 }
 
 /// Writes every file of a folder anew whose content `change` changes, with the mode it had. Links are left
-/// alone, and so is what lies below `except`.
+/// alone.
 ///
 /// # Errors
 /// What the file system answers, with the file it was at.
-pub fn rewrite_all(folder: &Path, except: Option<&Path>, change: &dyn Fn(&[u8]) -> Option<Vec<u8>>) -> io::Result<()> {
+pub fn rewrite_all(folder: &Path, change: &dyn Fn(&[u8]) -> Option<Vec<u8>>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         let about = fs::symlink_metadata(&path).map_err(at)?;
-        if about.is_dir() && except != Some(path.as_path()) {
-            rewrite_all(&path, except, change)?;
+        if about.is_dir() {
+            rewrite_all(&path, change)?;
         } else if about.is_file()
             && let Some(content) = change(&fs::read(&path).map_err(at)?)
         {
             write(&path, &content, about.permissions().mode() & 0o7777).map_err(at)?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves all that is in a folder into another one of the same file system. Files of the same name are replaced,
+/// folders keep what else they have.
+///
+/// # Errors
+/// What the file system answers, with the file it was at.
+pub fn move_all(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            move_all(&path, &target)?;
+        } else {
+            fs::rename(&path, &target)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", target.display())))?;
         }
     }
     Ok(())

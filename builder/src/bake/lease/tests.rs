@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 
 use super::*;
 use crate::aws::{Ami, ImageQuery, Thing};
+use crate::journal::boot;
 
 /// A lease that somebody else has, and what there is of that bake.
 struct Cloud {
