@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use kiln_lab::Identity;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::progress::Progress;
 use super::session::Session;
@@ -57,7 +57,8 @@ impl Lease {
     pub async fn keep(&self, api: &impl Leases) -> Infallible {
         for number in 1_u64.. {
             sleep(RENEW).await;
-            let _ = api.renew(&self.id, (SIGN, &number.to_string())).await;
+            // One that hangs must not stand in the way of the next either.
+            let _ = timeout(RENEW, api.renew(&self.id, (SIGN, &number.to_string()))).await;
         }
         std::future::pending().await
     }

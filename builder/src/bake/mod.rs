@@ -16,7 +16,7 @@ pub(crate) mod lease;
 mod leftovers;
 pub mod many;
 mod one;
-mod packer;
+pub(crate) mod packer;
 pub mod plan;
 pub mod progress;
 mod proof;

@@ -9,6 +9,7 @@ use kiln_schema::gate::{CheckOutcome, Report};
 use tokio::time::{sleep, timeout};
 
 use crate::aws::{Ami, Launch, NewInstance};
+use crate::bake::packer::scrubber;
 use crate::bake::plan::{Given, Plan};
 use crate::bake::progress::{Phase, Progress};
 use crate::bake::session::{Session, absolute};
@@ -20,6 +21,7 @@ use crate::images::{Distribution, Endpoint, Kilnfile, Recipe, Target, base};
 use crate::journal::{Entry, Journal};
 use crate::packer::RUN_TAG;
 use crate::packer::events::Event;
+use crate::packer::scrub::Scrubber;
 use crate::packer::template::files as names;
 use crate::packer::version::{Packer, Version};
 use crate::system::files;
@@ -93,7 +95,7 @@ pub async fn run(file: &Kilnfile, recipe: &Recipe, request: Request, progress: &
     let plan = Plan::make(given, recipe, image, run).await?;
 
     let folder = absolute(&report::folder(&wanted, &recipe.name, &plan.run.timestamp))?;
-    let work = folder.join(report::WORK);
+    let work = report::work(&folder)?;
     // The name is that of no image: whoever settles this run finds none to keep.
     let entry = Entry {
         run: plan.run.id.clone(),
@@ -110,7 +112,7 @@ pub async fn run(file: &Kilnfile, recipe: &Recipe, request: Request, progress: &
     // Never cut short: of a machine whose id nobody has heard, nobody would know that it must be removed.
     let id = launch(&session, &plan, progress).await?;
     let outcome = tokio::select! {
-        outcome = judge(&plan, &folder, &id, progress) => outcome,
+        outcome = judge(&session.site, &plan, &folder, &id, progress) => outcome,
         name = stop.requested() => Err(failure(&plan, &folder, format!("interrupted by {name}"), vec![])),
     };
     let _ = files::remove_dir(&work);
@@ -172,8 +174,10 @@ async fn launch(session: &Session<'_>, plan: &Plan, progress: &Progress) -> Resu
 }
 
 /// From the machine's boot to what the gate says, in one sentence.
-async fn judge(plan: &Plan, folder: &Path, id: &str, progress: &Progress) -> Result<String, Error> {
-    let work = folder.join(report::WORK);
+async fn judge(site: &Site, plan: &Plan, folder: &Path, id: &str, progress: &Progress) -> Result<String, Error> {
+    let work = report::work(folder)?;
+    let scrubber = scrubber(site).and_user_data(plan.recipe.user_data.as_ref());
+    files::remove_dir(&work).map_err(|error| Error::file(work.display(), error))?;
     report::clear(folder)?;
     files::private_dir(&work).map_err(|error| Error::file(work.display(), error))?;
     stage::stage(plan, &work)?;
@@ -188,7 +192,7 @@ async fn judge(plan: &Plan, folder: &Path, id: &str, progress: &Progress) -> Res
     let mut watch = Watch::new(&plan.recipe.name);
     let mut ended = None;
     for (script, limit) in steps::until_the_gate(&plan.recipe, provision) {
-        let step = step(&machine, &script, &work, &mut watch, progress);
+        let step = step(&machine, &script, &work, &scrubber, &mut watch, progress);
         ended = match timeout(limit, step).await {
             Ok(ended) => Some(ended?),
             Err(_) => {
@@ -206,7 +210,8 @@ async fn judge(plan: &Plan, folder: &Path, id: &str, progress: &Progress) -> Res
     if let Ok(report) = fetched {
         files::write(&home, &report, 0o600).map_err(|error| Error::file(home.display(), error))?;
     }
-    report::unpack(&plan.recipe.name, &work, folder)?;
+    let unpacked = report::unpack(&plan.recipe.name, &work, &report::home(&work));
+    report::deliver(&work, folder, &scrubber).and(unpacked)?;
     verdict(&watch, ended.as_ref(), report::read(folder)).map_err(|(cause, tail)| failure(plan, folder, cause, tail))
 }
 
@@ -241,6 +246,7 @@ async fn step(
     machine: &MachineHandle,
     script: &str,
     work: &Path,
+    scrubber: &Scrubber,
     watch: &mut Watch,
     progress: &Progress,
 ) -> Result<Ended, Error> {
@@ -251,8 +257,8 @@ async fn step(
     let output = work.join("step.out");
     let _ = files::write(&output, b"", 0o600);
     let program = Program { words: &words, folder: work, set: &[], unset: &[], output: &output };
-    let mut hear = |line| match line {
-        Some(line) => watch.see(&Event::Say(line), progress),
+    let mut hear = |line: Option<String>| match line {
+        Some(line) => watch.see(&Event::Say(scrubber.clean(&line)), progress),
         None => watch.tick(progress),
     };
     program.run(&mut stop, drop, &mut hear).await.map_err(|error| Error::file("cannot enter the machine", error))

@@ -1,5 +1,7 @@
 //! What a new image is called and what its tags say.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
+
 use super::base::{INPUTS_TAG, KEY_TAG, PROOF_TAG, SKIPPED_TAG, STAGE_TAG};
 use super::inputs::Inputs;
 use super::{Recipe, Seal};
@@ -31,7 +33,9 @@ impl RunId {
         let timestamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
         // No name of an image has a slash, and a launch template, as which a lease is held, may have one.
         let label = recipe.label.replace(':', "/");
-        let id = format!("kiln-{label}-{timestamp}-{:x}", std::process::id());
+        // No number of a process: two containers have the same ones. Every hasher of std has random keys.
+        let chance = RandomState::new().build_hasher().finish() as u32;
+        let id = format!("kiln-{label}-{timestamp}-{chance:08x}");
         Ok(RunId { id, image_name: name(recipe, &timestamp)?, timestamp })
     }
 }
